@@ -1,0 +1,72 @@
+"""One event loop on a thread of its own, for all I/O of the process.
+
+Synchronous callers submit to it and wait, which works inside a running loop too; asynchronous
+callers await it from whatever loop they are in. So a client never meets two loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from rank1_integrations.errors import Rank1Error
+
+T = TypeVar("T")
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the background loop and wait for its result.
+
+    Raises:
+        Rank1Error: Called from the background loop itself, which could only wait for ever.
+    """
+    future = _submit(work)
+    try:
+        return future.result()
+    except BaseException:
+        # Ctrl-C reaches this thread only: without this, the work would go on unseen.
+        future.cancel()
+        raise
+
+
+async def arun(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` on the background loop and await its result; cancelling cancels the work."""
+    return await asyncio.wrap_future(_submit(work))
+
+
+def _submit(work: Coroutine[Any, Any, T]) -> Future[T]:
+    loop = _background_loop()
+    try:
+        inside = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        inside = False
+    if inside:
+        work.close()
+        raise Rank1Error("Rank1 can't be called from code that runs on its own background loop")
+    return asyncio.run_coroutine_threadsafe(work, loop)
+
+
+def _background_loop() -> asyncio.AbstractEventLoop:
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="rank1", daemon=True).start()
+        return _loop
+
+
+def _forget_loop() -> None:
+    """In a forked child the thread is gone: the next call makes a loop of the child's own."""
+    global _loop, _lock
+    _loop, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_loop)

@@ -1,0 +1,302 @@
+"""Many passages of one query: what runs at once, and what a failure means."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from rank1_integrations import background, procedure
+from rank1_integrations.engines.base import Engine
+from rank1_integrations.errors import ConfigurationError, EngineError, Rank1Error
+from rank1_integrations.fitting import fit
+from rank1_integrations.judgment import Judgment, rank
+from rank1_integrations.options import Options, check_cut
+from rank1_integrations.prompt import define_relevance
+
+
+class Rank1:
+    """The Rank1 reranker on one engine, to be shared by any number of chains, threads and tasks.
+
+    Make one with `from_server`, `from_transformers` or `demo`. Every method has an asynchronous
+    twin with an `a` in front; both run the same code on one background loop, so the synchronous
+    form also works inside a running loop.
+    """
+
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        """Wrap an engine; `options` are the fields of `Options`."""
+        self._engine = engine
+        self._options = Options.check(options)
+        self._slots: asyncio.Semaphore | None = None
+        self._closed = False
+
+    @classmethod
+    def from_server(
+        cls, base_url: str, *, model: str | None = None, api_key: str | None = None, **options: Any
+    ) -> Self:
+        """Rank1 behind an OpenAI-compatible server with logprobs, such as `vllm serve`.
+
+        Args:
+            base_url: For instance "http://localhost:8000/v1"; "/v1" is added to a bare host.
+            model: The name it is served under; None for the only one that the server has.
+            api_key: Sent as a bearer token; None for the environment's `RANK1_API_KEY` or else
+                `OPENAI_API_KEY`, or no key where neither is set.
+            **options: The fields of `Options`.
+
+        Raises:
+            ConfigurationError: An argument can't work. Whether the server answers is found out
+                by the first call.
+        """
+        from rank1_integrations.engines.server import ServerEngine
+
+        checked = Options.check(options)
+        engine = ServerEngine(
+            base_url,
+            model=model,
+            api_key=api_key or os.environ.get("RANK1_API_KEY") or os.environ.get("OPENAI_API_KEY"),
+            timeout=checked.timeout,
+            max_retries=checked.max_retries,
+        )
+        return cls(engine, **options)
+
+    @classmethod
+    def from_transformers(
+        cls,
+        model: str,
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> Self:
+        """Rank1 in this process, on CPU or GPU, through Hugging Face transformers.
+
+        Args:
+            model: A checkpoint's name on the hub, or its folder.
+            device: As torch names it ("cpu", "cuda:0"); None for a GPU if there is one.
+            dtype: As torch names it ("bfloat16"); None for the checkpoint's own.
+            batch_size: How many prompts run through the model together at most.
+            **options: The fields of `Options`.
+
+        Raises:
+            ConfigurationError: An argument can't work, or the checkpoint can't be loaded.
+            MissingExtraError: transformers or torch is not installed.
+        """
+        from rank1_integrations.engines.transformers import TransformersEngine
+
+        checked = Options.check(options)
+        engine = TransformersEngine(
+            model, device=device, dtype=dtype, batch_size=batch_size, timeout=checked.timeout
+        )
+        return cls(engine, **options)
+
+    @classmethod
+    def demo(cls, **options: Any) -> Self:
+        """The demonstration model in this package: it shows the form, and is no good reranker."""
+        from rank1_integrations.demo import DEMO_MODEL
+
+        options = {"max_reasoning_tokens": 256, **options}
+        return cls.from_transformers(str(DEMO_MODEL), device="cpu", dtype="float32", **options)
+
+    @property
+    def model(self) -> str:
+        """The model's name; for a server without one given, known after the first call."""
+        return self._engine.model
+
+    @property
+    def options(self) -> Options:
+        """What this object was made with."""
+        return self._options
+
+    def judge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
+        """Judge every passage.
+
+        Args:
+            query: What is asked; white space around it is dropped.
+            passages: Texts, as the retriever had them.
+
+        Returns:
+            One judgment for each passage, in the passages' order.
+
+        Raises:
+            ConfigurationError: The query is empty or does not fit the model's context, or the
+                passages are no texts.
+            EngineError: The engine failed, and `on_error` is "raise".
+            Rank1Error: This object is closed.
+        """
+        return background.run(self._judge(query, passages))
+
+    async def ajudge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
+        """`judge`, awaited."""
+        return await background.arun(self._judge(query, passages))
+
+    def rank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Judgment]:
+        """Judge every passage and return the best.
+
+        Args:
+            query: What is asked; white space around it is dropped.
+            passages: Texts, as the retriever had them.
+            top_n: How many to return at most; None for all.
+            score_threshold: Keep score >= threshold, before `top_n`; None for all.
+
+        Returns:
+            Judgments best first; `index` is the passage's place. What could not be judged comes
+            last, in the retriever's order, or is left out if `on_error` is "drop".
+
+        Raises:
+            ConfigurationError: As for `judge`, or `top_n` or `score_threshold` can't work.
+            EngineError: The engine failed, and `on_error` is "raise".
+            Rank1Error: This object is closed.
+        """
+        check_cut(top_n, score_threshold)
+        return self._cut(self.judge(query, passages), top_n, score_threshold)
+
+    async def arank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Judgment]:
+        """`rank`, awaited."""
+        check_cut(top_n, score_threshold)
+        return self._cut(await self.ajudge(query, passages), top_n, score_threshold)
+
+    def close(self) -> None:
+        """Free the engine's connections or memory. Further calls are refused."""
+        background.run(self._close())
+
+    async def aclose(self) -> None:
+        """`close`, awaited."""
+        await background.arun(self._close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Frameworks copy what they hold; a model or a connection is shared instead.
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Rank1 object holds connections or a model and can't be pickled: pickle the "
+            "settings it was made from, or an adapter made from settings instead of rank1="
+        )
+
+    def __repr__(self) -> str:
+        return f"Rank1({self._engine!r}, {self._options!r})"
+
+    def _cut(
+        self, judgments: list[Judgment], top_n: int | None, score_threshold: float | None
+    ) -> list[Judgment]:
+        if self._options.on_error == "drop":
+            judgments = [judgment for judgment in judgments if judgment.score is not None]
+        return rank(judgments, top_n=top_n, score_threshold=score_threshold)
+
+    async def _judge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
+        query, texts = _check_query(query), _check_passages(passages)
+        if self._closed:
+            raise Rank1Error("this Rank1 object is closed: make a new one")
+        if not texts:
+            return []
+        asked = define_relevance(query, self._options.relevance)
+        try:
+            await self._engine.start()
+        except EngineError as error:
+            return [self._fail(index, error) for index in range(len(texts))]
+        return await _gather(
+            self._judge_passage(index, asked, text) for index, text in enumerate(texts)
+        )
+
+    async def _judge_passage(self, index: int, query: str, passage: str) -> Judgment:
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self._options.max_concurrency)
+        async with self._slots:
+            try:
+                return await self._follow_procedure(index, query, passage)
+            except EngineError as error:
+                return self._fail(index, error)
+
+    async def _follow_procedure(self, index: int, query: str, passage: str) -> Judgment:
+        thinking = self._options.thinking
+        budget = self._options.max_reasoning_tokens if thinking == "full" else 0
+        prompt, budget = await fit(self._engine, query, passage, max_reasoning_tokens=budget)
+        steps = procedure.judge(index, prompt, thinking=thinking, max_tokens=budget)
+        request = next(steps)
+        while True:
+            completion = await self._engine.complete(request)
+            try:
+                request = steps.send(completion)
+            except StopIteration as end:
+                judgment: Judgment = end.value
+                return judgment
+
+    def _fail(self, index: int, error: EngineError) -> Judgment:
+        if self._options.on_error == "raise":
+            raise error
+        return Judgment(index=index, finish="failed", error=str(error))
+
+    async def _close(self) -> None:
+        self._closed = True
+        await self._engine.aclose()
+
+
+async def _gather(judging: Iterable[Coroutine[Any, Any, Judgment]]) -> list[Judgment]:
+    """All results in order; the first error cancels what still runs and is raised itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one) for one in judging]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _check_query(query: str) -> str:
+    if not isinstance(query, str):
+        raise ConfigurationError(f"the query must be a text, not {type(query).__name__}")
+    query = query.strip()
+    if not query:
+        raise ConfigurationError("the query is empty: pass what the user asked")
+    return query
+
+
+def _check_passages(passages: Iterable[str]) -> list[str]:
+    if isinstance(passages, str):
+        raise ConfigurationError("passages must be a list of texts; for one text pass [text]")
+    texts = list(passages)
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ConfigurationError(f"passage {place} must be a text, not {type(text).__name__}")
+    return texts

@@ -1,0 +1,126 @@
+"""What both adapters are made from: a `Rank1` object, or the settings to make one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from rank1_integrations.errors import ConfigurationError
+from rank1_integrations.options import Options, check_cut
+from rank1_integrations.reranker import Rank1
+
+_PLACE = {"backend", "base_url", "model", "api_key"}
+
+
+class Rank1Settings(Options):
+    """Where the model runs, how passages are judged and which of them are kept.
+
+    Give either `rank1` or the rest; `top_n` and `score_threshold` go with both.
+    """
+
+    model_config = ConfigDict(
+        arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    rank1: Rank1 | None = Field(default=None, exclude=True, repr=False)
+    """A reranker to share with other chains."""
+
+    backend: Literal["server", "transformers", "demo"] = "server"
+    """Where the model runs: behind an OpenAI-compatible server, in this process, or in this
+    process as the small demonstration model."""
+
+    base_url: str | None = None
+    """The server's address, for instance "http://localhost:8000/v1"."""
+
+    model: str | None = None
+    """Server: the name that the model is served under, None for the only one. transformers: a
+    checkpoint's name on the hub, or its folder."""
+
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """The server's key; None for `RANK1_API_KEY` or else `OPENAI_API_KEY` of the environment.
+    Never part of a serialized or pickled form."""
+
+    top_n: int | None = None
+    """How many passages to keep at most; None for all."""
+
+    score_threshold: float | None = None
+    """Keep passages with score >= threshold, before `top_n`; None for all."""
+
+    _rank1: Rank1 = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_cut(self.top_n, self.score_threshold)
+        given = self.model_fields_set
+        if self.rank1 is not None:
+            both = sorted(given & (_PLACE | set(Options.model_fields)))
+            if both:
+                raise ConfigurationError(
+                    f"rank1= already decides {', '.join(both)}: give either rank1= or settings"
+                )
+        elif self.backend == "server" and self.base_url is None:
+            raise ConfigurationError(
+                "say where the model runs: base_url='http://localhost:8000/v1' for a server, "
+                "backend='transformers' with model=, or backend='demo'"
+            )
+        elif self.backend == "transformers" and self.model is None:
+            raise ConfigurationError(
+                "backend='transformers' needs model=, for instance 'jhu-clsp/rank1-0.5b'"
+            )
+        if self.backend != "server" and (self.base_url or self.api_key):
+            raise ConfigurationError(f"backend={self.backend!r} takes no base_url and no api_key")
+        if self.backend == "demo" and self.model is not None:
+            raise ConfigurationError("backend='demo' takes no model: it is the one in the package")
+        return self
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make the reranker, so that a mistake shows here and not at the first query."""
+        super().model_post_init(context)
+        self._rank1 = self.rank1 or self._make_rank1()
+
+    def close(self) -> None:
+        """Free what the reranker holds; one given as `rank1` is its owner's to close."""
+        if self.rank1 is None:
+            self._rank1.close()
+
+    async def aclose(self) -> None:
+        """`close`, awaited."""
+        if self.rank1 is None:
+            await self._rank1.aclose()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """For pickling: the settings alone, without the key."""
+        if self.rank1 is not None:
+            self.rank1.__reduce__()
+        state = super().__getstate__()
+        state["__dict__"] = {**state["__dict__"], "api_key": None}
+        private = {**(state["__pydantic_private__"] or {})}
+        private.pop("_rank1", None)
+        state["__pydantic_private__"] = private
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._rank1 = self._make_rank1()
+
+    def _make_rank1(self) -> Rank1:
+        # Only what was given: the demonstration model has a default of its own.
+        options = {
+            name: getattr(self, name)
+            for name in Options.model_fields
+            if name in self.model_fields_set
+        }
+        match self.backend:
+            case "demo":
+                return Rank1.demo(**options)
+            case "transformers":
+                assert self.model is not None
+                return Rank1.from_transformers(self.model, **options)
+        assert self.base_url is not None
+        return Rank1.from_server(
+            self.base_url,
+            model=self.model,
+            api_key=self.api_key.get_secret_value() if self.api_key else None,
+            **options,
+        )
