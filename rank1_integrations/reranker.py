@@ -158,7 +158,7 @@ class Rank1:
             Rank1Error: This object is closed.
         """
         check_cut(top_n, score_threshold)
-        return self._cut(self.judge(query, passages), top_n, score_threshold)
+        return self.cut(self.judge(query, passages), top_n=top_n, score_threshold=score_threshold)
 
     async def arank(
         self,
@@ -170,7 +170,30 @@ class Rank1:
     ) -> list[Judgment]:
         """`rank`, awaited."""
         check_cut(top_n, score_threshold)
-        return self._cut(await self.ajudge(query, passages), top_n, score_threshold)
+        return self.cut(
+            await self.ajudge(query, passages), top_n=top_n, score_threshold=score_threshold
+        )
+
+    def cut(
+        self,
+        judgments: list[Judgment],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Judgment]:
+        """What `rank` makes of `judge`'s answer, for callers that also show what was left out.
+
+        Args:
+            judgments: All of them, in the passages' order.
+            top_n: How many to return at most; None for all.
+            score_threshold: Keep score >= threshold, before `top_n`; None for all.
+
+        Returns:
+            Judgments best first, as `rank` returns them.
+        """
+        if self._options.on_error == "drop":
+            judgments = [judgment for judgment in judgments if judgment.score is not None]
+        return rank(judgments, top_n=top_n, score_threshold=score_threshold)
 
     def close(self) -> None:
         """Free the engine's connections or memory. Further calls are refused."""
@@ -217,13 +240,6 @@ class Rank1:
 
     def __repr__(self) -> str:
         return f"Rank1({self._engine!r}, {self._options!r})"
-
-    def _cut(
-        self, judgments: list[Judgment], top_n: int | None, score_threshold: float | None
-    ) -> list[Judgment]:
-        if self._options.on_error == "drop":
-            judgments = [judgment for judgment in judgments if judgment.score is not None]
-        return rank(judgments, top_n=top_n, score_threshold=score_threshold)
 
     async def _judge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
         query, texts = _check_query(query), _check_passages(passages)
