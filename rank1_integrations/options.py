@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rank1_integrations.errors import ConfigurationError
+from rank1_integrations.judgment import Judgment
 from rank1_integrations.procedure import Thinking
 from rank1_integrations.prompt import check_relevance
+
+OnJudgments = Callable[[str, list[str], list[Judgment]], None]
 
 
 def _checked_relevance(relevance: str | None) -> str | None:
@@ -42,6 +46,10 @@ class Options(BaseModel):
     on_error: Literal["raise", "keep", "drop"] = "raise"
     """A passage that could not be judged: raise the error; keep the passage, unscored, behind
     the judged ones; or drop it."""
+
+    on_judgments: OnJudgments | None = Field(default=None, exclude=True, repr=False)
+    """Called with query, passages and all judgments in the passages' order, the dropped ones'
+    too, each time passages were judged; in the caller's own thread. Never serialized."""
 
     @classmethod
     def check(cls, options: dict[str, Any]) -> Self:

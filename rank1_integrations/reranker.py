@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Coroutine, Iterable
 from types import TracebackType
@@ -15,6 +16,8 @@ from rank1_integrations.fitting import fit
 from rank1_integrations.judgment import Judgment, rank
 from rank1_integrations.options import Options, check_cut
 from rank1_integrations.prompt import define_relevance
+
+logger = logging.getLogger(__name__)
 
 
 class Rank1:
@@ -126,11 +129,13 @@ class Rank1:
             EngineError: The engine failed, and `on_error` is "raise".
             Rank1Error: This object is closed.
         """
-        return background.run(self._judge(query, passages))
+        texts = _check_passages(passages)
+        return self._report(query, texts, background.run(self._judge(query, texts)))
 
     async def ajudge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
         """`judge`, awaited."""
-        return await background.arun(self._judge(query, passages))
+        texts = _check_passages(passages)
+        return self._report(query, texts, await background.arun(self._judge(query, texts)))
 
     def rank(
         self,
@@ -241,8 +246,18 @@ class Rank1:
     def __repr__(self) -> str:
         return f"Rank1({self._engine!r}, {self._options!r})"
 
-    async def _judge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
-        query, texts = _check_query(query), _check_passages(passages)
+    def _report(self, query: str, texts: list[str], judgments: list[Judgment]) -> list[Judgment]:
+        """Tell `on_judgments`, in the caller's own thread and context."""
+        if self._options.on_judgments is not None:
+            try:
+                self._options.on_judgments(query, texts, judgments)
+            except Exception:
+                # Someone looking on must not cost the caller the judgments.
+                logger.exception("on_judgments failed")
+        return judgments
+
+    async def _judge(self, query: str, texts: list[str]) -> list[Judgment]:
+        query = _check_query(query)
         if self._closed:
             raise Rank1Error("this Rank1 object is closed: make a new one")
         if not texts:

@@ -58,15 +58,7 @@ class TransformersEngine(Engine):
         self._batch_size = batch_size
         self._timeout = timeout
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
-            load: Any = transformers.AutoModelForCausalLM.from_pretrained
-            self._network: Any = load(
-                model, dtype=dtype or "auto"
-            )
-            self._network.to(self._device).eval()
-        except (OSError, ValueError, RuntimeError, AttributeError) as error:
-            raise ConfigurationError(f"can't load {model!r}: {error}") from error
+        self._tokenizer, self._network = _load(model, dtype, self._device)
         self._end_ids = _end_ids(self._network, self._tokenizer)
         self.context_length = getattr(
             self._network.config.get_text_config(), "max_position_embeddings", None
@@ -258,6 +250,23 @@ class _Ended(transformers.StoppingCriteria):
             for one in self._batch
         ]
         return torch.tensor(ended, device=input_ids.device)
+
+
+def _load(model: str, dtype: str | None, device: str) -> tuple[Any, Any]:
+    """Tokenizer and network of a checkpoint, without a progress bar."""
+    logging: Any = transformers.utils.logging
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
+        network = load(model, dtype=dtype or "auto").to(device).eval()
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+        raise ConfigurationError(f"can't load {model!r}: {error}") from error
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    return tokenizer, network
 
 
 def _end_ids(network: Any, tokenizer: Any) -> list[int]:

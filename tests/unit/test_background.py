@@ -1,0 +1,70 @@
+"""The background loop: one for the process, usable from anywhere but itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+
+from rank1_integrations import Rank1Error, background
+
+
+async def loop_and_thread() -> tuple[asyncio.AbstractEventLoop, threading.Thread]:
+    return asyncio.get_running_loop(), threading.current_thread()
+
+
+async def test_all_work_runs_on_one_loop_and_one_thread() -> None:
+    first = background.run(loop_and_thread())
+    assert await background.arun(loop_and_thread()) == first
+    assert first[0] is not asyncio.get_running_loop()
+    assert first[1].daemon
+
+
+def test_errors_reach_the_caller() -> None:
+    async def fail() -> None:
+        raise ValueError("from the loop")
+
+    with pytest.raises(ValueError, match="from the loop"):
+        background.run(fail())
+
+
+def test_calling_from_the_loop_itself_is_refused_instead_of_hanging() -> None:
+    async def call_again() -> None:
+        background.run(loop_and_thread())
+
+    with pytest.raises(Rank1Error, match="own background loop"):
+        background.run(call_again())
+
+
+def test_ctrl_c_ends_the_work() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def long() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    def interrupt() -> None:
+        begun.wait(10)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        background.run(long())
+    assert ended.wait(10)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_gets_a_loop_of_its_own() -> None:
+    background.run(loop_and_thread())
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        alive = background.run(loop_and_thread())[1].is_alive()
+        os._exit(0 if alive else 1)
+    assert os.waitpid(child, 0)[1] == 0
