@@ -1,0 +1,264 @@
+"""What becomes of the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from langchain_core.documents import Document
+
+from rank1_integrations import EngineError, Judgment, Rank1, Rank1Error
+from rank1_integrations.langchain import Rank1Compressor
+from tests.scripted_engine import ScriptedEngine, length_script
+from tests.unit.langchain.conftest import (
+    LONG,
+    MIDDLE,
+    QUERY,
+    SHORT,
+    Compress,
+    some_documents,
+    texts,
+)
+
+
+async def test_documents_come_best_first(compress: Compress, rank1: Rank1) -> None:
+    kept = await compress(Rank1Compressor(rank1=rank1), some_documents(SHORT, LONG, MIDDLE))
+    assert texts(kept) == [LONG, MIDDLE, SHORT]
+
+
+async def test_equals_keep_the_retrievers_order(compress: Compress, rank1: Rank1) -> None:
+    kept = await compress(Rank1Compressor(rank1=rank1), some_documents("bb", "aa", "cc"))
+    assert texts(kept) == ["bb", "aa", "cc"]
+
+
+async def test_without_top_n_all_are_kept(compress: Compress, rank1: Rank1) -> None:
+    documents = some_documents(*["same"] * 30)
+    assert len(await compress(Rank1Compressor(rank1=rank1), documents)) == 30
+
+
+async def test_a_score_equal_to_the_threshold_is_kept(compress: Compress, rank1: Rank1) -> None:
+    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5)
+    kept = await compress(compressor, some_documents(SHORT, MIDDLE, LONG))
+    assert texts(kept) == [LONG, MIDDLE]
+
+
+async def test_the_threshold_comes_before_top_n(compress: Compress, rank1: Rank1) -> None:
+    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.9, top_n=2)
+    assert texts(await compress(compressor, some_documents(SHORT, MIDDLE, LONG))) == [LONG]
+    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.1, top_n=2)
+    assert texts(await compress(compressor, some_documents(SHORT, MIDDLE, LONG))) == [LONG, MIDDLE]
+
+
+async def test_no_document_is_good_enough(compress: Compress, rank1: Rank1) -> None:
+    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.9)
+    assert await compress(compressor, some_documents(SHORT, MIDDLE)) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    # Quarters, so that the engine's log-probabilities give them back exactly.
+    log_odds=st.lists(st.integers(-80, 80).map(lambda quarters: quarters / 4), max_size=8),
+    top_n=st.none() | st.integers(1, 9),
+    score_threshold=st.none() | st.floats(0, 1) | st.just(0.5),
+)
+def test_what_is_kept_is_the_best_of_what_reaches_the_threshold(
+    log_odds: list[float], top_n: int | None, score_threshold: float | None
+) -> None:
+    rank1 = Rank1(ScriptedEngine(lambda passage: log_odds[int(passage)]))
+    compressor = Rank1Compressor(rank1=rank1, top_n=top_n, score_threshold=score_threshold)
+    documents = some_documents(*(str(place) for place in range(len(log_odds))))
+    kept = compressor.compress_documents(documents, QUERY)
+    best_first = sorted(range(len(log_odds)), key=lambda place: -log_odds[place])
+    reaching = [p for p in best_first if score(log_odds[p]) >= (score_threshold or 0.0)]
+    assert texts(kept) == [str(place) for place in reaching[:top_n]]
+
+
+async def test_nothing_to_judge_returns_at_once(
+    compress: Compress, rank1: Rank1, engine: ScriptedEngine
+) -> None:
+    assert await compress(Rank1Compressor(rank1=rank1), []) == []
+    assert engine.requests == []
+
+
+async def test_ids_and_metadata_are_kept(compress: Compress, rank1: Rank1) -> None:
+    kept = await compress(Rank1Compressor(rank1=rank1), some_documents(SHORT, LONG))
+    assert [document.id for document in kept] == ["id-1", "id-0"]
+    assert [document.metadata["source"] for document in kept] == ["file-1", "file-0"]
+
+
+async def test_a_subclass_of_document_stays_one(compress: Compress, rank1: Rank1) -> None:
+    class Page(Document):
+        number: int
+
+    (kept,) = await compress(Rank1Compressor(rank1=rank1), [Page(page_content="text", number=7)])
+    assert isinstance(kept, Page)
+    assert kept.number == 7
+
+
+async def test_the_callers_documents_are_left_alone(compress: Compress, rank1: Rank1) -> None:
+    documents = some_documents(SHORT, LONG)
+    before = [document.model_copy(deep=True) for document in documents]
+    await compress(Rank1Compressor(rank1=rank1), documents)
+    assert documents == before
+
+
+async def test_a_second_rerank_replaces_the_metadata_of_the_first_in_its_own_copy(
+    compress: Compress, rank1: Rank1
+) -> None:
+    (first,) = await compress(Rank1Compressor(rank1=rank1), some_documents(LONG))
+    contrary = Rank1(ScriptedEngine(lambda passage: -1.0))
+    (second,) = await compress(Rank1Compressor(rank1=contrary), [first])
+    assert first.metadata["rank1"]["log_odds"] == 4.0
+    assert second.metadata["rank1"]["log_odds"] == -1.0
+    assert second.metadata["source"] == "file-0"
+
+
+async def test_a_score_of_the_retriever_is_replaced(compress: Compress, rank1: Rank1) -> None:
+    document = Document(page_content=MIDDLE, metadata={"relevance_score": "0.99", "rank1": "?"})
+    (kept,) = await compress(Rank1Compressor(rank1=rank1), [document])
+    assert kept.metadata["relevance_score"] == 0.5
+    assert kept.metadata["rank1"]["relevant"] is False
+
+
+async def test_the_metadata_says_what_was_decided_and_why(compress: Compress, rank1: Rank1) -> None:
+    (kept,) = await compress(Rank1Compressor(rank1=rank1), some_documents(LONG))
+    assert kept.metadata["relevance_score"] == pytest.approx(0.982, abs=0.001)
+    assert kept.metadata["relevance_reasoning"] == f"I have read: {LONG}."
+    assert kept.metadata["rank1"] == {
+        "index": 0,
+        "relevant": True,
+        "log_odds": 4.0,
+        "finish": "concluded",
+        "reasoning_tokens": 8,
+        "prompt_tokens": kept.metadata["rank1"]["prompt_tokens"],
+        "cached": False,
+        "sanitized": False,
+        "truncated": False,
+        "bounded": False,
+        "error": None,
+    }
+
+
+async def test_metadata_is_plain_json(compress: Compress) -> None:
+    rank1 = Rank1(ScriptedEngine(length_script), on_error="keep")
+    for document in await compress(Rank1Compressor(rank1=rank1), some_documents(LONG, "fail")):
+        assert json.loads(json.dumps(document.metadata)) == document.metadata
+        assert_plain(document.metadata)
+
+
+async def test_reranking_returns_places_and_scores(rank1: Rank1) -> None:
+    compressor = Rank1Compressor(rank1=rank1, top_n=2)
+    expected = [
+        {"index": 2, "relevance_score": pytest.approx(0.982, abs=0.001)},
+        {"index": 1, "relevance_score": 0.5},
+    ]
+    assert compressor.rerank([SHORT, MIDDLE, LONG], QUERY) == expected
+    assert await compressor.arerank(some_documents(SHORT, MIDDLE, LONG), QUERY) == expected
+    assert compressor.rerank([], QUERY) == []
+
+
+async def test_an_engine_that_fails_is_an_error(compress: Compress, rank1: Rank1) -> None:
+    with pytest.raises(EngineError, match="the script says so"):
+        await compress(Rank1Compressor(rank1=rank1), some_documents(LONG, "fail"))
+
+
+async def test_what_could_not_be_judged_is_kept_last_without_a_score(compress: Compress) -> None:
+    rank1 = Rank1(ScriptedEngine(length_script), on_error="keep")
+    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5)
+    kept = await compress(compressor, some_documents("fail", SHORT, LONG))
+    assert texts(kept) == [LONG, "fail"]
+    assert kept[1].metadata["relevance_score"] is None
+    assert kept[1].metadata["rank1"]["relevant"] is None
+    assert kept[1].metadata["rank1"]["finish"] == "failed"
+    assert "the script says so" in kept[1].metadata["rank1"]["error"]
+
+
+async def test_what_could_not_be_judged_is_dropped(compress: Compress) -> None:
+    rank1 = Rank1(ScriptedEngine(length_script), on_error="drop")
+    kept = await compress(Rank1Compressor(rank1=rank1), some_documents("fail", SHORT, LONG))
+    assert texts(kept) == [LONG, SHORT]
+
+
+async def test_an_empty_query_is_refused(rank1: Rank1) -> None:
+    with pytest.raises(ValueError, match="query is empty"):
+        await Rank1Compressor(rank1=rank1).acompress_documents(some_documents(LONG), " \n")
+
+
+async def test_white_space_around_the_query_makes_no_difference(
+    rank1: Rank1, engine: ScriptedEngine
+) -> None:
+    compressor = Rank1Compressor(rank1=rank1)
+    await compressor.acompress_documents(some_documents(LONG), QUERY)
+    await compressor.acompress_documents(some_documents(LONG), f" {QUERY}\n")
+    first, _, second, _ = (request.prompt for request in engine.requests)
+    assert first == second
+
+
+async def test_the_asynchronous_form_leaves_the_event_loop_free() -> None:
+    compressor = Rank1Compressor(rank1=Rank1(ScriptedEngine(length_script, seconds=0.1)))
+    work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
+    turns = 0
+    while not work.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns > 5
+
+
+async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
+    engine = ScriptedEngine(length_script, seconds=0.1)
+    compressor = Rank1Compressor(rank1=Rank1(engine, thinking="none"))
+    started = time.perf_counter()
+    await asyncio.gather(
+        *(compressor.acompress_documents(some_documents(LONG), QUERY) for _ in range(64))
+    )
+    assert engine.most_running == 64
+    assert time.perf_counter() - started < 64 * 0.1 / 4
+
+
+async def test_a_cancelled_call_cancels_its_work() -> None:
+    engine = ScriptedEngine(length_script, seconds=30)
+    compressor = Rank1Compressor(rank1=Rank1(engine))
+    work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
+    while not engine.running:
+        await asyncio.sleep(0.01)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    while engine.running:
+        await asyncio.sleep(0.01)
+    assert engine.cancelled == 1
+
+
+async def test_a_shared_reranker_is_its_owners_to_close(
+    compress: Compress, rank1: Rank1, engine: ScriptedEngine
+) -> None:
+    compressor = Rank1Compressor(rank1=rank1)
+    compressor.close()
+    await compressor.aclose()
+    assert not engine.closed
+    await rank1.aclose()
+    with pytest.raises(Rank1Error, match="closed"):
+        await compress(compressor, some_documents(LONG))
+
+
+def score(log_odds: float) -> float:
+    return Judgment(index=0, log_odds=log_odds, finish="direct").score or 0.0
+
+
+def assert_plain(value: Any) -> None:
+    """Exactly the JSON types: a numpy float or a str-Enum equals one, and breaks checkpoints."""
+    assert type(value) in (dict, list, str, int, float, bool, type(None))
+    match value:
+        case dict():
+            parts = [*value.keys(), *value.values()]
+        case list():
+            parts = value
+        case _:
+            parts = []
+    for part in parts:
+        assert_plain(part)
