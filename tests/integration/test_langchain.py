@@ -1,0 +1,290 @@
+"""The compressor in LangChain's own chains, over a real retriever and a real vLLM server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import bm25s
+import pytest
+from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.tools import create_retriever_tool
+from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
+from langchain_text_splitters import CharacterTextSplitter
+from pydantic import SecretStr
+
+from rank1_integrations import EngineError, Rank1
+from rank1_integrations.langchain import Rank1Compressor
+from tests.integration.conftest import SERVED_NAME
+from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+
+QUERY = "How do I sort a list in place?"
+BEST = "Call list.sort() to sort a list in place: a list that is sorted in place is not copied."
+GOOD = "The sorted() function returns a sorted list and leaves the first list in place."
+POOR = "A list can hold numbers, texts and other objects, in the order they were added to it."
+WORST = "A socket connects two processes, in one place or over a network."
+TEXTS = [WORST, POOR, GOOD, BEST, "Modules are imported once.", "A tuple can't be changed."]
+KEY = "sk-very-secret-key"
+
+
+class Bm25Retriever(BaseRetriever):
+    """The four documents that BM25 finds best."""
+
+    documents: list[Document]
+    index: Any
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        places, _ = self.index.retrieve(words([query]), k=4, show_progress=False)
+        return [self.documents[place] for place in places[0]]
+
+
+def words(texts: list[str]) -> Any:
+    return bm25s.tokenize(texts, show_progress=False)
+
+
+@pytest.fixture
+def retriever() -> Bm25Retriever:
+    index = bm25s.BM25()
+    index.index(words(TEXTS), show_progress=False)
+    documents = [
+        Document(page_content=text, id=f"id-{place}", metadata={"source": f"page-{place}"})
+        for place, text in enumerate(TEXTS)
+    ]
+    return Bm25Retriever(documents=documents, index=index)
+
+
+def chain(retriever: Bm25Retriever, rank1: Rank1, **cut: Any) -> ContextualCompressionRetriever:
+    return ContextualCompressionRetriever(
+        base_compressor=Rank1Compressor(rank1=rank1, **cut), base_retriever=retriever
+    )
+
+
+def over(proxy: TamperingProxy, **settings: Any) -> Rank1Compressor:
+    return Rank1Compressor(base_url=proxy.url, max_reasoning_tokens=256, **settings)
+
+
+def texts(documents: list[Document]) -> list[str]:
+    return [document.page_content for document in documents]
+
+
+def scores(documents: list[Document]) -> list[float]:
+    return [document.metadata["relevance_score"] for document in documents]
+
+
+@pytest.mark.parametrize("form", ["invoke", "ainvoke", "batch", "abatch"])
+async def test_a_retriever_keeps_what_is_relevant_and_says_why(
+    form: str, retriever: Bm25Retriever, server: Rank1
+) -> None:
+    filtered = chain(retriever, server, score_threshold=0.5)
+    match form:
+        case "invoke":
+            kept = filtered.invoke(QUERY)
+        case "ainvoke":
+            kept = await filtered.ainvoke(QUERY)
+        case "batch":
+            (kept,) = filtered.batch([QUERY])
+        case _:
+            (kept,) = await filtered.abatch([QUERY])
+    assert texts(kept)[0] == BEST
+    assert not {POOR, WORST} & set(texts(kept))
+    assert "the query asks for" in kept[0].metadata["relevance_reasoning"]
+    assert kept[0].metadata["rank1"]["relevant"] is True
+
+
+async def test_without_a_cut_all_come_back_best_first(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    kept = await chain(retriever, server).ainvoke(QUERY)
+    assert sorted(texts(kept)) == sorted(texts(retriever.invoke(QUERY)))
+    assert scores(kept) == sorted(scores(kept), reverse=True)
+    assert all(0 <= score <= 1 for score in scores(kept))
+
+
+async def test_the_threshold_is_reached_by_its_own_score_and_comes_before_top_n(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    (judgment,) = server.judge(QUERY, [GOOD])
+    assert judgment.score is not None
+    # A batch of another size moves the last digits of a score.
+    threshold = judgment.score - 1e-3
+    assert texts(await chain(retriever, server, score_threshold=threshold).ainvoke(QUERY)) == [
+        BEST,
+        GOOD,
+    ]
+    both = chain(retriever, server, score_threshold=threshold, top_n=1)
+    assert texts(await both.ainvoke(QUERY)) == [BEST]
+    more = chain(retriever, server, score_threshold=threshold, top_n=3)
+    assert len(await more.ainvoke(QUERY)) == 2
+
+
+def test_ids_are_kept_and_the_retrievers_documents_stay_as_they_are(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    before = [document.model_copy(deep=True) for document in retriever.documents]
+    (kept,) = chain(retriever, server, top_n=1).invoke(QUERY)
+    assert (kept.id, kept.metadata["source"]) == ("id-3", "page-3")
+    assert retriever.documents == before
+
+
+def test_metadata_survives_json(retriever: Bm25Retriever, server: Rank1) -> None:
+    for document in chain(retriever, server).invoke(QUERY):
+        assert json.loads(json.dumps(document.metadata)) == document.metadata
+        assert type(document.metadata["relevance_score"]) is float
+
+
+async def test_in_a_pipeline_behind_a_splitter(server: Rank1) -> None:
+    splitter = CharacterTextSplitter(separator="\n", chunk_size=100, chunk_overlap=0)
+    pipeline = DocumentCompressorPipeline(
+        transformers=[splitter, Rank1Compressor(rank1=server, top_n=1)]
+    )
+    page = Document(page_content="\n".join(TEXTS), metadata={"source": "manual"})
+    for kept in (
+        pipeline.compress_documents([page], QUERY),
+        await pipeline.acompress_documents([page], QUERY),
+    ):
+        assert texts(list(kept)) == [BEST]
+        assert kept[0].metadata["source"] == "manual"
+
+
+def test_as_an_agents_tool(retriever: Bm25Retriever, server: Rank1) -> None:
+    tool = create_retriever_tool(
+        chain(retriever, server, top_n=1),
+        "manual",
+        "Search the manual.",
+        response_format="content_and_artifact",
+    )
+    call = {"type": "tool_call", "id": "1", "name": "manual", "args": {"query": QUERY}}
+    message = tool.invoke(call)
+    assert message.content == BEST
+    assert message.artifact[0].metadata["relevance_score"] > 0.5
+
+
+async def test_streamed_events_show_kept_and_dropped_inside_the_retrievers_run(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    filtered = chain(retriever, server, top_n=1)
+    events = [event async for event in filtered.astream_events(QUERY)]
+    (end,) = (event for event in events if event["event"] == "on_chain_end")
+    assert end["name"] == "Rank1Compressor"
+    assert end["parent_ids"] == [events[0]["run_id"]]
+    output = end["data"]["output"]
+    assert texts(output["documents"]) == [BEST]
+    assert set(texts(output["dropped"])) == {GOOD, POOR, WORST}
+    assert all(document.metadata["relevance_reasoning"] for document in output["dropped"])
+
+
+async def test_the_synchronous_form_works_inside_a_running_loop_and_in_many_threads(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    filtered = chain(retriever, server, top_n=2)
+    assert texts(filtered.invoke(QUERY)) == [BEST, GOOD]
+    with ThreadPoolExecutor(8) as threads:
+        for kept in threads.map(filtered.invoke, [QUERY] * 8):
+            assert texts(kept) == [BEST, GOOD]
+
+
+async def test_many_asynchronous_calls_at_once(retriever: Bm25Retriever, server: Rank1) -> None:
+    filtered = chain(retriever, server)
+    first = await filtered.ainvoke(QUERY)
+    for kept in await asyncio.gather(*(filtered.ainvoke(QUERY) for _ in range(16))):
+        assert texts(kept) == texts(first)
+        assert scores(kept) == pytest.approx(scores(first), abs=1e-2)
+
+
+def test_every_event_loop_may_use_the_same_object(retriever: Bm25Retriever, server: Rank1) -> None:
+    filtered = chain(retriever, server, top_n=1)
+    for _ in range(2):
+        assert texts(asyncio.run(filtered.ainvoke(QUERY))) == [BEST]
+
+
+def test_in_process_the_same_model_gives_the_same_scores(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    documents = retriever.invoke(QUERY)
+    served = Rank1Compressor(rank1=server).compress_documents(documents, QUERY)
+    compressor = Rank1Compressor(backend="demo")
+    here = compressor.compress_documents(documents, QUERY)
+    compressor.close()
+    assert texts(here) == texts(served)
+    assert scores(here) == pytest.approx(scores(served), abs=1e-2)
+
+
+def refuse_worst(call: Call) -> Answer | None:
+    prompt = call.body.get("prompt")
+    if isinstance(prompt, str) and WORST in prompt and "completions" in call.path:
+        return Answer(500, {"error": {"message": "out of memory"}})
+    return None
+
+
+def test_a_failure_is_an_error(proxy: TamperingProxy, retriever: Bm25Retriever) -> None:
+    proxy.refuse = refuse_worst
+    with pytest.raises(EngineError, match="the server answered 500"):
+        over(proxy, max_retries=0).compress_documents(retriever.documents, QUERY)
+
+
+@pytest.mark.parametrize("on_error", ["keep", "drop"])
+async def test_one_failure_does_not_cost_the_others(
+    on_error: str, proxy: TamperingProxy, retriever: Bm25Retriever
+) -> None:
+    proxy.refuse = refuse_worst
+    compressor = over(proxy, on_error=on_error, max_retries=0)
+    documents = retriever.invoke(QUERY)
+    kept = await compressor.acompress_documents(documents, QUERY)
+    assert texts(kept)[:2] == [BEST, GOOD]
+    if on_error == "drop":
+        assert WORST not in texts(kept)
+    else:
+        assert kept[-1].page_content == WORST
+        assert kept[-1].metadata["relevance_score"] is None
+        assert "the server answered 500" in kept[-1].metadata["rank1"]["error"]
+
+
+def test_a_busy_server_does_not_fail_the_recall(
+    proxy: TamperingProxy, retriever: Bm25Retriever
+) -> None:
+    refusals = iter(range(3))
+
+    def refuse_three(call: Call) -> Answer | None:
+        if call.path == "/v1/completions" and next(refusals, None) is not None:
+            return Answer(429, {"error": {"message": "too many requests"}})
+        return None
+
+    proxy.refuse = refuse_three
+    kept = over(proxy, top_n=1).compress_documents(retriever.documents, QUERY)
+    assert texts(kept) == [BEST]
+    assert next(refusals, None) is None
+
+
+def test_the_key_reaches_the_server_and_no_trace(
+    proxy: TamperingProxy, retriever: Bm25Retriever
+) -> None:
+    runs = RunCollectorCallbackHandler()
+    compressor = over(proxy, api_key=SecretStr(KEY), max_retries=0)
+    compressor.compress_documents(retriever.documents, QUERY, callbacks=[runs])
+    assert {call.key for call in proxy.calls} == {KEY}
+    proxy.refuse = refuse_worst
+    with pytest.raises(EngineError):
+        compressor.compress_documents(retriever.documents, QUERY, callbacks=[runs])
+    assert len(runs.traced_runs) == 2
+    for run in runs.traced_runs:
+        assert KEY not in run.model_dump_json() + repr(run)
+
+
+def test_a_pickled_compressor_works_again_with_the_key_of_the_environment(
+    proxy: TamperingProxy, retriever: Bm25Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = pickle.dumps(over(proxy, model=SERVED_NAME, api_key=SecretStr(KEY), top_n=1))
+    assert KEY.encode() not in pickled
+    monkeypatch.setenv("RANK1_API_KEY", "sk-another")
+    again: Rank1Compressor = pickle.loads(pickled)
+    assert texts(again.compress_documents(retriever.documents, QUERY)) == [BEST]
+    assert {call.key for call in proxy.calls} == {"sk-another"}

@@ -1,0 +1,322 @@
+"""The server engine over real HTTP: what it sends, and what it makes of faults.
+
+Faults are forced by a proxy in front of the real vLLM server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import pytest
+
+from rank1_integrations import ConfigurationError, EngineError, Rank1
+from tests.integration.conftest import SERVED_NAME, free_port
+from tests.integration.tampering_proxy import Answer, Call, Json, TamperingProxy
+
+QUERY = "How do I sort a list in place?"
+PASSAGES = [
+    "The sort() method of a list sorts it in place.",
+    "A tuple can't be changed once it is made.",
+    "Sockets connect to other machines.",
+]
+KEY = "sk-very-secret-key"
+
+
+def rank1(proxy: TamperingProxy, **options: Any) -> Rank1:
+    return Rank1.from_server(proxy.url, **{"max_reasoning_tokens": 256, **options})
+
+
+def log_odds(reranker: Rank1) -> list[float | None]:
+    with reranker:
+        return [one.log_odds for one in reranker.judge(QUERY, PASSAGES)]
+
+
+@pytest.fixture(scope="module")
+def expected(server: Rank1) -> list[float | None]:
+    return [one.log_odds for one in server.judge(QUERY, PASSAGES)]
+
+
+def completions(proxy: TamperingProxy) -> list[Json]:
+    return [call.body for call in proxy.calls if call.path == "/v1/completions"]
+
+
+def test_the_models_name_is_asked_for_when_not_given(proxy: TamperingProxy) -> None:
+    with rank1(proxy) as reranker:
+        reranker.judge(QUERY, PASSAGES)
+        assert reranker.model == SERVED_NAME
+    assert {body["model"] for body in completions(proxy)} == {SERVED_NAME}
+
+
+def test_a_bare_host_gets_its_v1(proxy: TamperingProxy, expected: list[float]) -> None:
+    bare = Rank1.from_server(proxy.url.removesuffix("/v1"), max_reasoning_tokens=256)
+    assert log_odds(bare) == pytest.approx(expected, abs=1e-2)
+
+
+def test_a_passage_takes_a_thought_without_logprobs_and_one_token_with_them(
+    proxy: TamperingProxy,
+) -> None:
+    with rank1(proxy) as reranker:
+        reranker.judge(QUERY, PASSAGES[:1])
+    thought, verdict = completions(proxy)
+    assert (thought.get("logprobs"), thought["stop"]) == (None, "</think>")
+    assert (verdict["logprobs"], verdict["max_tokens"]) == (20, 1)
+
+
+def test_the_verdict_is_read_behind_the_exact_tokens_of_the_thought(
+    proxy: TamperingProxy,
+) -> None:
+    answers: list[Json] = []
+
+    def remember(call: Call, answer: Json) -> Json:
+        if call.path == "/v1/completions":
+            answers.append(answer)
+        return answer
+
+    proxy.change_answer = remember
+    with rank1(proxy) as reranker:
+        reranker.judge(QUERY, PASSAGES[:1])
+    thought = answers[0]["choices"][0]
+    assert completions(proxy)[1]["prompt"] == thought["prompt_token_ids"] + thought["token_ids"]
+
+
+def test_all_passages_are_asked_about_at_the_same_time(proxy: TamperingProxy) -> None:
+    with rank1(proxy, thinking="none") as reranker:
+        reranker.judge(QUERY, PASSAGES)
+        proxy.delay = 0.5
+        started = time.monotonic()
+        reranker.judge(QUERY, PASSAGES * 5)
+        assert time.monotonic() - started < 15 * 0.5 / 2
+
+
+async def test_many_callers_share_one_object(server: Rank1, expected: list[float]) -> None:
+    answers = await asyncio.gather(*(server.ajudge(QUERY, PASSAGES) for _ in range(16)))
+    for judgments in answers:
+        assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+
+
+def test_no_server_there_is_an_error_that_says_so() -> None:
+    nowhere = Rank1.from_server(f"http://127.0.0.1:{free_port()}/v1", max_retries=0)
+    with pytest.raises(EngineError, match=r"no connection: is the server running"):
+        nowhere.judge(QUERY, PASSAGES)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost/v1", None])
+def test_what_is_no_address_is_refused_at_construction(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="base_url must be an address such as"):
+        Rank1.from_server(url)
+
+
+def test_an_address_without_an_api_is_an_error_that_says_so(proxy: TamperingProxy) -> None:
+    elsewhere = Rank1.from_server(proxy.url.replace("/v1", "/nothing"), max_retries=0)
+    with pytest.raises(EngineError, match="pass model=, and check that the address"):
+        elsewhere.judge(QUERY, PASSAGES)
+
+
+def test_a_wrong_model_name_is_an_error_that_names_the_right_one(proxy: TamperingProxy) -> None:
+    with pytest.raises(EngineError, match=f"does not serve 'rank2': it serves {SERVED_NAME}"):
+        rank1(proxy, model="rank2").judge(QUERY, PASSAGES)
+
+
+def test_of_several_models_one_must_be_chosen(proxy: TamperingProxy, expected: list[float]) -> None:
+    def two_models(call: Call, answer: Json) -> Json:
+        if call.path == "/v1/models":
+            answer["data"].append({**answer["data"][0], "id": "another"})
+        return answer
+
+    proxy.change_answer = two_models
+    with pytest.raises(EngineError, match=f"serves another, {SERVED_NAME}: choose one with model="):
+        rank1(proxy).judge(QUERY, PASSAGES)
+    assert log_odds(rank1(proxy, model=SERVED_NAME)) == pytest.approx(expected, abs=1e-2)
+
+
+def needs_key(call: Call) -> Answer | None:
+    if call.key == KEY:
+        return None
+    return Answer(401, {"error": {"message": f"Unauthorized: {call.key}", "code": 401}})
+
+
+@pytest.mark.parametrize("key", [None, "sk-another-secret"])
+def test_a_missing_or_wrong_key_is_an_error_that_does_not_show_it(
+    proxy: TamperingProxy, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK1_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    proxy.refuse = needs_key
+    with pytest.raises(EngineError, match="refused the key: pass api_key=") as refused:
+        rank1(proxy, api_key=key).judge(QUERY, PASSAGES)
+    assert key is None or key not in str(refused.value)
+
+
+def test_the_key_is_sent_and_never_shown(
+    proxy: TamperingProxy, expected: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    proxy.refuse = needs_key
+    reranker = rank1(proxy, api_key=KEY)
+    assert log_odds(reranker) == pytest.approx(expected, abs=1e-2)
+    assert KEY not in repr(reranker)
+    assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["RANK1_API_KEY", "OPENAI_API_KEY"])
+def test_the_key_is_taken_from_the_environment(
+    proxy: TamperingProxy, expected: list[float], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK1_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-somebody-else")
+    monkeypatch.setenv(name, KEY)
+    proxy.refuse = needs_key
+    assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+
+
+def test_a_server_without_logprobs_is_refused_with_a_sentence(proxy: TamperingProxy) -> None:
+    def without(call: Call, answer: Json) -> Json:
+        for choice in answer.get("choices", []):
+            choice["logprobs"] = None
+        return answer
+
+    proxy.change_answer = without
+    with pytest.raises(EngineError, match="returned no log-probabilities"):
+        rank1(proxy).judge(QUERY, PASSAGES)
+
+
+def test_a_server_without_logprob_token_ids_gives_the_same_by_its_top_20(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    def forget(body: Json) -> Json:
+        newer = {"logprob_token_ids", "return_tokens_as_token_ids"}
+        return {name: value for name, value in body.items() if name not in newer}
+
+    proxy.change_request = forget
+    assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+
+
+def test_a_server_without_tokenize_gives_the_same_by_the_label_strings(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    proxy.refuse = lambda call: (
+        Answer(404, {"detail": "Not Found"}) if call.path == "/tokenize" else None
+    )
+    assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+    assert all(isinstance(body["prompt"], str) for body in completions(proxy))
+
+
+def test_a_server_without_token_ids_and_stop_reasons_gives_the_same_by_text(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    def plain(call: Call, answer: Json) -> Json:
+        for choice in answer.get("choices", []):
+            for name in ("token_ids", "prompt_token_ids", "stop_reason"):
+                choice.pop(name, None)
+        return answer
+
+    proxy.change_answer = plain
+    assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+
+
+def test_a_label_missing_from_the_answer_gets_a_bound_and_says_so(proxy: TamperingProxy) -> None:
+    def without_true(call: Call, answer: Json) -> Json:
+        if call.body.get("logprobs"):
+            top = answer["choices"][0]["logprobs"]["top_logprobs"]
+            top[0] = {"token_id:7": -0.5, "token_id:8": -9.0} | {
+                name: -1.0 for name in list(top[0]) if name == false_name
+            }
+        return answer
+
+    with rank1(proxy) as reranker:
+        reranker.judge(QUERY, PASSAGES)
+    true_id, false_id = next(
+        body["logprob_token_ids"] for body in completions(proxy) if body.get("logprobs")
+    )
+    assert true_id != false_id
+    false_name = f"token_id:{false_id}"
+    proxy.change_answer = without_true
+    with rank1(proxy) as reranker:
+        (judgment,) = reranker.judge(QUERY, PASSAGES[:1])
+    assert judgment.bounded
+    assert judgment.log_odds == -8.0
+
+
+def busy(times: int) -> Any:
+    """Refuse the first completions with 429."""
+    left = [times]
+
+    def refuse(call: Call) -> Answer | None:
+        if call.path == "/v1/completions" and left[0] > 0:
+            left[0] -= 1
+            return Answer(429, {"error": {"message": "too many", "code": 429}})
+        return None
+
+    return refuse
+
+
+def test_a_busy_server_is_asked_again(proxy: TamperingProxy, expected: list[float]) -> None:
+    proxy.refuse = busy(2)
+    assert log_odds(rank1(proxy, max_retries=3)) == pytest.approx(expected, abs=1e-2)
+
+
+def test_without_retries_a_busy_server_is_an_error_that_says_what_to_do(
+    proxy: TamperingProxy,
+) -> None:
+    proxy.refuse = busy(1)
+    with pytest.raises(EngineError, match="lower max_concurrency=, or raise max_retries="):
+        rank1(proxy, max_retries=0).judge(QUERY, PASSAGES)
+
+
+def test_one_request_that_fails_costs_one_passage(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    def fail_for_tuples(call: Call) -> Answer | None:
+        if "A tuple" in str(call.body.get("prompt")):
+            return Answer(500, {"error": {"message": "out of memory", "code": 500}})
+        return None
+
+    proxy.refuse = fail_for_tuples
+    with rank1(proxy, max_retries=0, on_error="keep") as reranker:
+        first, second, third = reranker.judge(QUERY, PASSAGES)
+    assert [first.log_odds, third.log_odds] == pytest.approx([expected[0], expected[2]], abs=1e-2)
+    assert (second.finish, second.score) == ("failed", None)
+    assert "the server answered 500" in str(second.error)
+
+
+def test_a_server_that_is_too_slow_is_an_error_that_says_what_to_do(
+    proxy: TamperingProxy,
+) -> None:
+    proxy.delay = 2.0
+    with pytest.raises(EngineError, match="no answer in time: raise timeout="):
+        rank1(proxy, timeout=0.3, max_retries=0).judge(QUERY, PASSAGES)
+
+
+def test_a_server_that_dies_loses_no_passage_when_told_to_keep(proxy: TamperingProxy) -> None:
+    proxy.refuse = lambda call: Answer(503, {"error": {"message": "gone", "code": 503}})
+    with rank1(proxy, max_retries=0, on_error="keep") as reranker:
+        judgments = reranker.rank(QUERY, PASSAGES, score_threshold=0.9)
+    assert [(one.index, one.finish) for one in judgments] == [(n, "failed") for n in range(3)]
+
+
+def test_a_server_that_comes_back_is_used_again(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    proxy.refuse = lambda call: Answer(503, {"error": {"message": "starting", "code": 503}})
+    reranker = rank1(proxy, max_retries=0)
+    with pytest.raises(EngineError):
+        reranker.judge(QUERY, PASSAGES)
+    proxy.refuse = lambda call: None
+    assert log_odds(reranker) == pytest.approx(expected, abs=1e-2)
+
+
+def test_a_cancelled_call_ends_on_the_server(server_url: str) -> None:
+    async def cancel_soon() -> None:
+        async with Rank1.from_server(server_url) as reranker:
+            call = asyncio.create_task(reranker.ajudge(QUERY, PASSAGES * 20))
+            await asyncio.sleep(0.2)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    started = time.monotonic()
+    asyncio.run(cancel_soon())
+    assert time.monotonic() - started < 10
