@@ -56,7 +56,7 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         if not documents:
             return []
         question = self._question(documents, query)
-        return self._run().invoke(question, {"callbacks": callbacks})["documents"]
+        return self._runnable().invoke(question, {"callbacks": callbacks})["documents"]
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -65,7 +65,7 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         if not documents:
             return []
         question = self._question(documents, query)
-        return (await self._run().ainvoke(question, {"callbacks": callbacks}))["documents"]
+        return (await self._runnable().ainvoke(question, {"callbacks": callbacks}))["documents"]
 
     def rerank(self, documents: Sequence[str | Document], query: str) -> list[dict[str, Any]]:
         """Places and scores of the best documents, for callers that want nothing else.
@@ -98,18 +98,15 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             "score_threshold": self.score_threshold,
         }
 
-    def _run(self) -> RunnableLambda[_Question, _Answer]:
-        """The work as a runnable: LangChain shows runnables to callbacks, but no compressor."""
+    def _runnable(self) -> RunnableLambda[_Question, _Answer]:
+        """The work in a form that LangChain shows to callbacks; a compressor alone is invisible."""
+        return RunnableLambda(self._judge, self._ajudge, name=type(self).__name__)
 
-        def judge(question: _Question) -> _Answer:
-            judgments = self._rank1.judge(question["query"], _texts(question))
-            return self._answer(question, judgments)
+    def _judge(self, question: _Question) -> _Answer:
+        return self._answer(question, self._rank1.judge(question["query"], _texts(question)))
 
-        async def ajudge(question: _Question) -> _Answer:
-            judgments = await self._rank1.ajudge(question["query"], _texts(question))
-            return self._answer(question, judgments)
-
-        return RunnableLambda(judge, ajudge, name=type(self).__name__)
+    async def _ajudge(self, question: _Question) -> _Answer:
+        return self._answer(question, await self._rank1.ajudge(question["query"], _texts(question)))
 
     def _answer(self, question: _Question, judgments: list[Judgment]) -> _Answer:
         kept = self._rank1.cut(
