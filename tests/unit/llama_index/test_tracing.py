@@ -1,0 +1,136 @@
+"""What tracers, event handlers and callbacks see of a rerank."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import Any
+
+import pytest
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.base import BaseEvent
+
+from rank1_integrations import EngineError, Rank1
+from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor
+from tests.scripted_engine import ScriptedEngine, length_script
+from tests.unit.llama_index.conftest import (
+    LONG,
+    MIDDLE,
+    QUERY,
+    SHORT,
+    Rerank,
+    some_nodes,
+    texts,
+)
+from tests.unit.llama_index.recording import recorded
+
+
+async def test_a_rerank_is_exactly_one_span(rerank: Rerank, rank1: Rank1) -> None:
+    with recorded() as recording:
+        await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(LONG, SHORT))
+    assert len(recording.rerank_spans()) == len(recording.spans.completed_spans) == 1
+    assert recording.spans.open_spans == {}
+
+
+async def test_a_rerank_is_exactly_one_pair_of_events_in_its_span(
+    rerank: Rerank, rank1: Rank1
+) -> None:
+    nodes = some_nodes(SHORT, LONG)
+    with recorded() as recording:
+        kept = await rerank(Rank1Postprocessor(rank1=rank1, top_n=1), nodes)
+    start, end = recording.rerank_events()
+    (span,) = recording.rerank_spans()
+    assert isinstance(start, ReRankStartEvent)
+    assert isinstance(end, ReRankEndEvent)
+    assert start.span_id == end.span_id == span.id_
+    assert str(start.query) == QUERY
+    assert (start.nodes, start.top_n, start.model_name) == (nodes, 1, "scripted")
+    assert end.nodes == kept
+
+
+@pytest.mark.parametrize("texts", [[], [SHORT, LONG]])
+async def test_without_top_n_the_start_event_tells_how_many_can_be_kept(
+    texts: list[str], rerank: Rerank, rank1: Rank1
+) -> None:
+    with recorded() as recording:
+        await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(*texts))
+    start, end = recording.rerank_events()
+    assert isinstance(start, ReRankStartEvent)
+    assert start.top_n == len(texts)
+    assert isinstance(end, ReRankEndEvent)
+
+
+async def test_the_end_event_shows_what_was_dropped_and_why(rerank: Rerank) -> None:
+    rank1 = Rank1(ScriptedEngine(length_script), on_error="drop")
+    postprocessor = Rank1Postprocessor(rank1=rank1, score_threshold=0.3, top_n=1)
+    with recorded() as recording:
+        await rerank(postprocessor, some_nodes(SHORT, "fail", MIDDLE, LONG))
+    end = recording.rerank_events()[1]
+    assert isinstance(end, Rank1EndEvent)
+    assert texts(end.nodes) == [LONG]
+    assert texts(end.dropped) == [SHORT, "fail", MIDDLE]
+    assert [node.score for node in end.dropped] == [pytest.approx(0.119, abs=0.001), None, 0.5]
+    assert end.dropped[0].metadata["relevance_reasoning"] == f"I have read: {SHORT}."
+    assert "the script says so" in end.dropped[1].metadata["rank1"]["error"]
+
+
+async def test_the_start_event_still_shows_the_nodes_as_they_came(
+    rerank: Rerank, rank1: Rank1
+) -> None:
+    with recorded() as recording:
+        await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(SHORT, LONG))
+    start = recording.rerank_events()[0]
+    assert isinstance(start, ReRankStartEvent)
+    assert [node.score for node in start.nodes] == [1.0, 0.99]
+    assert [node.metadata for node in start.nodes] == [{}, {}]
+
+
+async def test_a_failed_rerank_is_one_dropped_span_without_an_end(
+    rerank: Rerank, rank1: Rank1
+) -> None:
+    with recorded() as recording, pytest.raises(EngineError):
+        await rerank(Rank1Postprocessor(rank1=rank1), some_nodes("fail"))
+    assert len(recording.rerank_spans()) == len(recording.spans.dropped_spans) == 1
+    assert [event.class_name() for event in recording.rerank_events()] == ["ReRankStartEvent"]
+
+
+def test_without_a_query_nothing_starts(rank1: Rank1) -> None:
+    with recorded() as recording, pytest.raises(ValueError, match="there is none"):
+        Rank1Postprocessor(rank1=rank1).postprocess_nodes(some_nodes(LONG))
+    assert recording.rerank_events() == []
+
+
+async def test_events_come_in_the_callers_own_thread_and_context(
+    rerank: Rerank, rank1: Rank1
+) -> None:
+    request_id = contextvars.ContextVar("request_id", default="lost")
+    seen: list[tuple[str, int]] = []
+
+    class Handler(BaseEventHandler):
+        def handle(self, event: BaseEvent, **_: Any) -> None:
+            seen.append((request_id.get(), threading.get_ident()))
+
+    handler, root = Handler(), get_dispatcher()
+    root.add_event_handler(handler)
+    try:
+        request_id.set("request 7")
+        await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(LONG))
+    finally:
+        root.event_handlers.remove(handler)
+    assert seen == [("request 7", threading.get_ident())] * 2
+
+
+async def test_the_callback_manager_that_an_engine_assigns_sees_the_rerank(
+    rerank: Rerank, rank1: Rank1
+) -> None:
+    debug = LlamaDebugHandler(print_trace_on_end=False)
+    postprocessor = Rank1Postprocessor(rank1=rank1)
+    postprocessor.callback_manager = CallbackManager([debug])
+    kept = await rerank(postprocessor, some_nodes(SHORT, LONG))
+    ((start, end),) = debug.get_event_pairs(CBEventType.RERANKING)
+    assert (start.payload or {})[EventPayload.QUERY_STR] == QUERY
+    assert (start.payload or {})[EventPayload.TOP_K] == 2
+    assert (end.payload or {})[EventPayload.NODES] == kept
