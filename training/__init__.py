@@ -1,0 +1,1 @@
+"""How the demonstration model is made: text, pairs, tokenizer, model, training, measurement."""
