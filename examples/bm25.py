@@ -55,11 +55,18 @@ class Bm25Nodes(LlamaIndexRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         return [
-            NodeWithScore(
-                node=TextNode(text=passage.text, metadata={"source": passage.source}), score=score
-            )
+            NodeWithScore(node=_node(passage), score=score)
             for passage, score in self._index.search(query_bundle.query_str, self._k)
         ]
+
+
+def _node(passage: Passage) -> TextNode:
+    """A node whose judged text is the passage alone, without its source."""
+    return TextNode(
+        text=passage.text,
+        metadata={"source": passage.source},
+        excluded_embed_metadata_keys=["source"],
+    )
 
 
 def _words(texts: list[str]) -> Any:

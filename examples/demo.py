@@ -13,7 +13,7 @@ import time
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.response_synthesizers import ResponseMode
+from llama_index.core.response_synthesizers.no_text import NoText
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -55,10 +55,10 @@ def main() -> None:
             console.print(f"Returned: {_names([d.metadata['source'] for d in documents])}\n")
 
         console.rule("LlamaIndex: query engine")
-        engine = RetrieverQueryEngine.from_args(
-            Bm25Nodes(index, k=RETRIEVED),
-            llm=MockLLM(),  # no answer is written here: what matters is what would be read
-            response_mode=ResponseMode.NO_TEXT,
+        engine = RetrieverQueryEngine(
+            retriever=Bm25Nodes(index, k=RETRIEVED),
+            # No answer is written here: what matters is what would be read for it.
+            response_synthesizer=NoText(llm=MockLLM()),
             node_postprocessors=[Rank1Postprocessor(rank1=rank1, score_threshold=THRESHOLD)],
         )
         for question in LLAMA_INDEX_QUESTIONS:
