@@ -29,7 +29,7 @@ QUERY = "How do I sort a list in place?"
 BEST = "Call list.sort() to sort a list in place: a list that is sorted in place is not copied."
 GOOD = "The sorted() function returns a sorted list and leaves the first list in place."
 POOR = "A list can hold numbers, texts and other objects, in the order they were added to it."
-WORST = "A socket connects two processes, in one place or over a network."
+WORST = "A socket connects two processes over a network and keeps no list of what it carried."
 TEXTS = [WORST, POOR, GOOD, BEST, "Modules are imported once.", "A tuple can't be changed."]
 KEY = "sk-very-secret-key"
 
@@ -69,7 +69,7 @@ def chain(retriever: Bm25Retriever, rank1: Rank1, **cut: Any) -> ContextualCompr
 
 
 def over(proxy: TamperingProxy, **settings: Any) -> Rank1Compressor:
-    return Rank1Compressor(base_url=proxy.url, max_reasoning_tokens=256, **settings)
+    return Rank1Compressor(base_url=proxy.url, max_reasoning_tokens=64, **settings)
 
 
 def texts(documents: list[Document]) -> list[str]:
@@ -109,21 +109,12 @@ async def test_without_a_cut_all_come_back_best_first(
     assert all(0 <= score <= 1 for score in scores(kept))
 
 
-async def test_the_threshold_is_reached_by_its_own_score_and_comes_before_top_n(
-    retriever: Bm25Retriever, server: Rank1
-) -> None:
-    (judgment,) = server.judge(QUERY, [GOOD])
-    assert judgment.score is not None
-    # A batch of another size moves the last digits of a score.
-    threshold = judgment.score - 1e-3
-    assert texts(await chain(retriever, server, score_threshold=threshold).ainvoke(QUERY)) == [
-        BEST,
-        GOOD,
-    ]
-    both = chain(retriever, server, score_threshold=threshold, top_n=1)
-    assert texts(await both.ainvoke(QUERY)) == [BEST]
-    more = chain(retriever, server, score_threshold=threshold, top_n=3)
-    assert len(await more.ainvoke(QUERY)) == 2
+async def test_the_threshold_comes_before_top_n(retriever: Bm25Retriever, server: Rank1) -> None:
+    good, poor = (judgment.score or 0.0 for judgment in server.judge(QUERY, [GOOD, POOR]))
+    threshold = (good + poor) / 2
+    for top_n, expected in {None: [BEST, GOOD], 3: [BEST, GOOD], 1: [BEST]}.items():
+        filtered = chain(retriever, server, score_threshold=threshold, top_n=top_n)
+        assert texts(await filtered.ainvoke(QUERY)) == expected
 
 
 def test_ids_are_kept_and_the_retrievers_documents_stay_as_they_are(
@@ -195,7 +186,7 @@ async def test_the_synchronous_form_works_inside_a_running_loop_and_in_many_thre
 async def test_many_asynchronous_calls_at_once(retriever: Bm25Retriever, server: Rank1) -> None:
     filtered = chain(retriever, server)
     first = await filtered.ainvoke(QUERY)
-    for kept in await asyncio.gather(*(filtered.ainvoke(QUERY) for _ in range(16))):
+    for kept in await asyncio.gather(*(filtered.ainvoke(QUERY) for _ in range(8))):
         assert texts(kept) == texts(first)
         assert scores(kept) == pytest.approx(scores(first), abs=1e-2)
 
