@@ -221,16 +221,17 @@ async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:
-    engine = ScriptedEngine(length_script, seconds=30)
+    engine = ScriptedEngine(length_script, seconds=3)
     compressor = Rank1Compressor(rank1=Rank1(engine))
-    work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
-    while not engine.running:
-        await asyncio.sleep(0.01)
-    work.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await work
-    while engine.running:
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(2):
+        work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
+        while not engine.running:
+            await asyncio.sleep(0.01)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        while engine.running:
+            await asyncio.sleep(0.01)
     assert engine.cancelled == 1
 
 
