@@ -195,7 +195,11 @@ class Rank1:
 
         Returns:
             Judgments best first, as `rank` returns them.
+
+        Raises:
+            ConfigurationError: `top_n` or `score_threshold` can't work.
         """
+        check_cut(top_n, score_threshold)
         if self._options.on_error == "drop":
             judgments = [judgment for judgment in judgments if judgment.score is not None]
         return rank(judgments, top_n=top_n, score_threshold=score_threshold)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from rank1_integrations.errors import ConfigurationError
 from rank1_integrations.options import Options, check_cut
 from rank1_integrations.reranker import Rank1
 
 _PLACE = {"backend", "base_url", "model", "api_key"}
+_MADE_WITH = {"rank1", *_PLACE, *Options.model_fields}
 
 
 class Rank1Settings(Options):
@@ -49,12 +50,11 @@ class Rank1Settings(Options):
 
     _rank1: Rank1 = PrivateAttr()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> None:
         check_cut(self.top_n, self.score_threshold)
         given = self.model_fields_set
         if self.rank1 is not None:
-            both = sorted(given & (_PLACE | set(Options.model_fields)))
+            both = sorted(given & (_MADE_WITH - {"rank1"}))
             if both:
                 raise ConfigurationError(
                     f"rank1= already decides {', '.join(both)}: give either rank1= or settings"
@@ -72,12 +72,20 @@ class Rank1Settings(Options):
             raise ConfigurationError(f"backend={self.backend!r} takes no base_url and no api_key")
         if self.backend == "demo" and self.model is not None:
             raise ConfigurationError("backend='demo' takes no model: it is the one in the package")
-        return self
 
     def model_post_init(self, context: Any, /) -> None:
         """Make the reranker, so that a mistake shows here and not at the first query."""
         super().model_post_init(context)
+        self._check()
         self._rank1 = self.rank1 or self._make_rank1()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change `top_n` or `score_threshold`; what the reranker was made with stays."""
+        if name in _MADE_WITH:
+            raise ConfigurationError(
+                f"{name} can't be changed any more: make a new {type(self).__name__}"
+            )
+        super().__setattr__(name, value)
 
     def close(self) -> None:
         """Free what the reranker holds; one given as `rank1` is its owner's to close."""
@@ -105,11 +113,11 @@ class Rank1Settings(Options):
         self._rank1 = self._make_rank1()
 
     def _make_rank1(self) -> Rank1:
-        # Only what was given: the demonstration model has a default of its own.
+        # The demonstration model has defaults of its own, which a default here must not hide.
         options = {
             name: getattr(self, name)
-            for name in Options.model_fields
-            if name in self.model_fields_set
+            for name, field in Options.model_fields.items()
+            if getattr(self, name) != field.default
         }
         match self.backend:
             case "demo":

@@ -103,6 +103,12 @@ def test_no_server_there_is_an_error_that_says_so() -> None:
         nowhere.judge(QUERY, PASSAGES)
 
 
+def test_a_password_in_the_address_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="pass it as api_key=") as refused:
+        Rank1.from_server("http://me:secret@localhost:8000/v1")
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost/v1", None])
 def test_what_is_no_address_is_refused_at_construction(url: Any) -> None:
     with pytest.raises(ConfigurationError, match="base_url must be an address such as"):
@@ -215,6 +221,52 @@ def test_a_server_without_token_ids_and_stop_reasons_gives_the_same_by_text(
 
     proxy.change_answer = plain
     assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize("most_logprobs", [5, 20])
+def test_a_server_that_knows_openais_parameters_only_gives_the_same(
+    proxy: TamperingProxy, expected: list[float], most_logprobs: int
+) -> None:
+    known = {"model", "prompt", "max_tokens", "temperature", "stop", "logprobs"}
+
+    def strict(call: Call) -> Answer | None:
+        if call.path == "/tokenize":
+            return Answer(404, {"detail": "Not Found"})
+        unknown = set(call.body) - known
+        if unknown or call.body.get("logprobs", 0) > most_logprobs:
+            return Answer(400, {"error": {"message": f"unknown: {unknown}", "code": 400}})
+        return None
+
+    def shows_control_tokens(body: Json) -> Json:
+        return {**body, "skip_special_tokens": False}
+
+    proxy.refuse, proxy.change_request = strict, shows_control_tokens
+    with rank1(proxy) as reranker:
+        judgments = reranker.judge(QUERY, PASSAGES)
+        assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+        proxy.calls.clear()
+        reranker.judge(QUERY, PASSAGES)
+    # What the server refuses was learned by the first query.
+    assert len(completions(proxy)) == 2 * len(PASSAGES)
+
+
+def test_a_prompt_that_the_server_refuses_fails_alone(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    def refuse_tuples(call: Call) -> Answer | None:
+        if "A tuple" in str(call.body.get("prompt")):
+            return Answer(400, {"error": {"message": "not that one", "code": 400}})
+        return None
+
+    proxy.refuse = refuse_tuples
+    with rank1(proxy, on_error="keep") as reranker:
+        first, second, third = reranker.judge(QUERY, PASSAGES)
+        assert "not that one" in str(second.error)
+        assert [first.log_odds, third.log_odds] == pytest.approx(
+            [expected[0], expected[2]], abs=1e-2
+        )
+        assert reranker.judge(QUERY, PASSAGES[:1])[0].log_odds == first.log_odds
+    assert "return_token_ids" in completions(proxy)[-2]
 
 
 def test_a_label_missing_from_the_answer_gets_a_bound_and_says_so(proxy: TamperingProxy) -> None:
