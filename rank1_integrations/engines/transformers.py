@@ -21,7 +21,7 @@ except ImportError as error:
     raise MissingExtraError(error.name or "transformers", "transformers") from None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     request: Request
     prompt_ids: TokenIds
@@ -103,7 +103,6 @@ class TransformersEngine(Engine):
         self._closed.set()
         if self._worker is not None:
             await asyncio.gather(self._worker, return_exceptions=True)
-        del self._network
         self._network = None
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from rank1_integrations import ConfigurationError, Rank1
 from rank1_integrations.settings import Rank1Settings
@@ -62,7 +62,7 @@ def test_the_cut_can_be_changed_later_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("form", [repr, str, lambda s: s.model_dump_json(), pickle.dumps])
 def test_the_key_is_in_no_serialized_form(form: Any) -> None:
-    settings = Rank1Settings(**SERVER, api_key="sk-secret-key")
+    settings = Rank1Settings(**SERVER, api_key=SecretStr("sk-secret-key"))
     assert "sk-secret-key" not in str(form(settings))
 
 
