@@ -44,6 +44,7 @@ class TamperingProxy:
         change_answer: Called with every call and the server's answer.
         delay: Seconds before every answer of /v1/completions.
         calls: All calls so far.
+        most_running: How many completions were waited for at the same time at most.
     """
 
     target: str
@@ -52,6 +53,9 @@ class TamperingProxy:
     change_answer: Callable[[Call, Json], Json] = lambda call, body: body
     delay: float = 0.0
     calls: list[Call] = field(default_factory=list)
+    most_running: int = 0
+    _running: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> Self:
         proxy = self
@@ -97,10 +101,18 @@ class TamperingProxy:
         """The address that a client is to use."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
+    def _wait(self) -> None:
+        with self._lock:
+            self._running += 1
+            self.most_running = max(self.most_running, self._running)
+        time.sleep(self.delay)
+        with self._lock:
+            self._running -= 1
+
     def handle(self, call: Call, method: str) -> Answer:
         self.calls.append(call)
         if call.path == "/v1/completions":
-            time.sleep(self.delay)
+            self._wait()
         refusal = self.refuse(call)
         if refusal is not None:
             return refusal

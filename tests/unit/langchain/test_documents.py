@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import pytest
@@ -212,12 +211,10 @@ async def test_the_asynchronous_form_leaves_the_event_loop_free() -> None:
 async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
     engine = ScriptedEngine(length_script, seconds=0.1)
     compressor = Rank1Compressor(rank1=Rank1(engine, thinking="none"))
-    started = time.perf_counter()
     await asyncio.gather(
         *(compressor.acompress_documents(some_documents(LONG), QUERY) for _ in range(64))
     )
     assert engine.most_running == 64
-    assert time.perf_counter() - started < 64 * 0.1 / 4
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:
