@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -302,12 +301,10 @@ async def test_the_asynchronous_form_leaves_the_event_loop_free() -> None:
 async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
     engine = ScriptedEngine(length_script, seconds=0.1)
     postprocessor = Rank1Postprocessor(rank1=Rank1(engine, thinking="none"))
-    started = time.perf_counter()
     await asyncio.gather(
         *(postprocessor.apostprocess_nodes(some_nodes(LONG), query_str=QUERY) for _ in range(64))
     )
     assert engine.most_running == 64
-    assert time.perf_counter() - started < 64 * 0.1 / 4
 
 
 async def test_the_demonstration_model_finds_the_passage_about_the_query(
