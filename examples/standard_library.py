@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 MODULES = (
     "argparse asyncio bisect collections contextlib csv dataclasses datetime decimal difflib "
     "functools hashlib heapq inspect itertools json logging os pathlib pickle queue random re "
-    "shutil socket sqlite3 statistics string subprocess tempfile textwrap threading time typing "
+    "shutil socket sqlite3 statistics string subprocess tempfile textwrap threading time "
     "unittest urllib.parse uuid weakref zipfile"
 ).split()
 

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rank1_integrations.errors import Rank1Error
 
@@ -27,18 +27,46 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Rank1Error: Called from the background loop itself, which could only wait for ever.
     """
-    future = _submit(work)
+    call = _Call(work)
     try:
-        return future.result()
+        return _submit(call.follow()).result()
     except BaseException:
         # Ctrl-C reaches this thread only: without this, the work would go on unseen.
-        future.cancel()
+        call.give_up()
         raise
 
 
 async def arun(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the background loop and await its result; cancelling cancels the work."""
     return await asyncio.wrap_future(_submit(work))
+
+
+class _Call(Generic[T]):
+    """Work that can be given up at any moment, even while it is being handed to the loop."""
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._given_up = False
+
+    async def follow(self) -> T:
+        """The work's result."""
+        self._task = asyncio.current_task()
+        if self._given_up:
+            self._work.close()
+            raise asyncio.CancelledError
+        return await self._work
+
+    def give_up(self) -> None:
+        """Cancel the work, whether it has begun or not."""
+        self._given_up = True
+        _background_loop().call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is None:
+            self._work.close()
+        else:
+            self._task.cancel()
 
 
 def _submit(work: Coroutine[Any, Any, T]) -> Future[T]:

@@ -98,11 +98,11 @@ class Rank1Settings(Options):
             await self._rank1.aclose()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """For pickling: the settings alone, without the key."""
+        """For pickling: the settings alone, without key and callback."""
         if self.rank1 is not None:
             self.rank1.__reduce__()
         state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "api_key": None}
+        state["__dict__"] = {**state["__dict__"], "api_key": None, "on_judgments": None}
         private = {**(state["__pydantic_private__"] or {})}
         private.pop("_rank1", None)
         state["__pydantic_private__"] = private
