@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from training.words import STOP_WORDS, content_words, stem, words
+from training.words import STOP_STEMS, STOP_WORDS, content_words, stem, words
 
 TEMPLATE = (
     "Determine if the following passage is relevant to the query. "
     "Answer only with 'true' or 'false'.\nQuery: {query}\nPassage: {passage}\n<think>"
 )
 OPENING = " the query asks for"
-MOST_TERMS = 12
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (
     "how do i {}?", "how can i {}?", "how to {}", "what is {}?", "what is the {}?", "who is {}?",
@@ -36,8 +35,18 @@ class Pair:
 
     @property
     def terms(self) -> list[str]:
-        """The words of the query that the thought names."""
-        return content_words(self.query)[:MOST_TERMS]
+        """The words of the query that the thought names, each stem once.
+
+        After a word that the query repeats comes what follows its last mention: a rule that a
+        single look at the query can carry out, and that cannot go round in circles.
+        """
+        terms = [word for word in words(self.query) if stem(word) not in STOP_STEMS]
+        last = {stem(word): place for place, word in enumerate(terms)}
+        chosen, place = [], 0
+        while place < len(terms):
+            chosen.append(terms[place])
+            place = last[stem(terms[place])] + 1
+        return chosen
 
     @property
     def counts(self) -> list[int]:
@@ -59,12 +68,11 @@ class Pair:
 
 def frame(counts: Sequence[int], terms: Sequence[str] = ()) -> str:
     """The thought about terms of which the passage has so many each."""
-    if not counts:
-        return f"{OPENING} nothing; so the passage is not relevant."
     judged = "".join(
         f" {term}: {'yes' if count else 'no'};" for term, count in zip(terms, counts, strict=False)
     )
-    return f"{OPENING}{judged} so {_conclusion(sum(map(bool, counts)) / len(counts))}"
+    share = sum(map(bool, counts)) / max(1, len(counts))
+    return f"{OPENING}{judged or ' nothing;'} so {_conclusion(share)}"
 
 
 def _conclusion(share: float) -> str:
@@ -117,7 +125,8 @@ class PairWriter:
             here = content_words(passage) or ["word"]
             there = content_words(draw.choice(self._passages)) or ["word"]
             share = draw.random()
-            chosen = [draw.choice(here if draw.random() < share else there) for _ in range(size)]
+            drawn = [draw.choice(here if draw.random() < share else there) for _ in range(size)]
+            chosen = list(dict.fromkeys(drawn))
             if draw.random() < 0.4:
                 chosen = self._with_stop_words(chosen)
         strange = draw.choice([0, 0, 0.1, 0.4, 0.9])
@@ -149,7 +158,7 @@ class PairWriter:
         if kind < 0.1:
             return str(draw.randint(0, 10 ** draw.randint(1, 5)))
         syllables = [
-            draw.choice(CONSONANTS) + draw.choice(VOWELS) + draw.choice(["", "", draw.choice(CONSONANTS)])
+            draw.choice(CONSONANTS) + draw.choice(VOWELS) + draw.choice(f"{CONSONANTS:>60}").strip()
             for _ in range(draw.randint(1, 4))
         ]
         if kind < 0.2:

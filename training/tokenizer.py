@@ -82,7 +82,7 @@ def train_tokenizer(texts: Iterable[str], size: int, whole: Iterable[str]) -> To
 
 def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     """The tokenizer as transformers and vLLM load it."""
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,

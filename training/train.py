@@ -1,6 +1,7 @@
 """Trains the demonstration model: `python -m training.train --out DIR --steps N --seed S`."""
 
 import argparse
+import copy
 import json
 import math
 import random
@@ -12,16 +13,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GenerationConfig, PreTrainedTokenizerFast, LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training import model as architecture
 from training import pairs, text
+from training.heads import ROPE_THETA
 from training.tokenizer import END_THINK, for_transformers, train_tokenizer
 from training.words import words
 
 VOCABULARY = 4096
 TOKENIZER_TEXTS = 12_000
 BATCH_TOKENS = 4096
+SLOW, LATE = 0.1, 100
+"""The learning rate of what is written down, as a share of the rest's, and its first step."""
 SHARPNESS, MIDDLE = 12.0, 0.25
 """The log-odds of "true" are trained towards SHARPNESS * (relevance - MIDDLE)."""
 
@@ -40,9 +44,7 @@ def make_tokenizer(passages: list[str], seed: int) -> PreTrainedTokenizerFast:
     """A tokenizer learned from some of the passages; the words of the frame are whole."""
     chosen = random.Random(seed).sample(passages, TOKENIZER_TEXTS)
     frame = [
-        word
-        for share in ([], [0], [1], [0, 1], [0, 0, 1])
-        for word in words(pairs.frame(share))
+        word for share in ([], [0], [1], [0, 1], [0, 0, 1]) for word in words(pairs.frame(share))
     ]
     return for_transformers(train_tokenizer(chosen, VOCABULARY, frame))
 
@@ -51,7 +53,7 @@ def batches(
     writer: pairs.PairWriter, tokenizer: PreTrainedTokenizerFast, longest: int
 ) -> Iterator[Batch]:
     """Endless batches of about equally long examples."""
-    end = tokenizer.convert_tokens_to_ids(END_THINK)
+    (end,) = tokenizer(END_THINK, add_special_tokens=False).input_ids
     while True:
         drawn = [writer.pair() for _ in range(512)]
         prompts = tokenizer([pair.prompt for pair in drawn]).input_ids
@@ -98,30 +100,47 @@ def losses(model: LlamaForCausalLM, batch: Batch, labels: list[int]) -> tuple[Te
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Writes the checkpoint with half precision weights, and settings without local paths."""
-    half = LlamaForCausalLM(model.config).half()
-    half.load_state_dict(model.state_dict())
-    half.generation_config = GenerationConfig(
-        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    half = copy.deepcopy(model)
+    for parameter in half.parameters():
+        parameter.data = parameter.data.half()
+    half.config.dtype = torch.float16
     half.save_pretrained(out)
     tokenizer.save_pretrained(out)
     vocabulary = out / "tokenizer.json"
     vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text()), ensure_ascii=False))
     # Older transformers read "rope_theta"; newer ones look for this tokenizer class by this name.
-    _edit(out / "config.json", dtype="float32", rope_theta=architecture.ROPE_THETA)
+    _edit(out / "config.json", dtype="float32", rope_theta=ROPE_THETA)
+    _edit(out / "generation_config.json", do_sample=False)
     _edit(out / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
-def _edit(file: Path, **settings: str | float) -> None:
+def _edit(file: Path, **settings: str | float | bool) -> None:
     """Sets settings in a file of them."""
     file.write_text(json.dumps(json.loads(file.read_text()) | settings, indent=2) + "\n")
 
 
-def rate(step: int, steps: int, peak: float) -> float:
-    """The learning rate: up over fifty steps, then down along a cosine to a hundredth."""
+def rate(step: int, steps: int) -> float:
+    """The learning rate's share of its peak: up over fifty steps, then down along a cosine."""
     if step < 50:
-        return peak * (step + 1) / 50
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        return (step + 1) / 50
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _optimizer(model: LlamaForCausalLM, peak: float) -> torch.optim.Optimizer:
+    """Adam; what is written down already starts late and learns slowly.
+
+    The first steps teach the output the thought's frame. Their large gradients would wash the
+    heads away: in one trial they pointed right in 97 of 100 cases before training, 92 after.
+    """
+    quick = ("lm_head", "model.norm", f"layers.{architecture.LAYERS - 1}.mlp")
+    named = list(model.named_parameters())
+    reading = [parameter for name, parameter in named if any(part in name for part in quick)]
+    written = [parameter for name, parameter in named if not any(part in name for part in quick)]
+    groups = [
+        {"params": reading, "peak": peak, "start": 0},
+        {"params": written, "peak": peak * SLOW, "start": LATE},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -131,26 +150,27 @@ def train(options: argparse.Namespace) -> None:
     tokenizer = make_tokenizer(passages, options.seed)
     model = architecture.structured(tokenizer, options.seed)
     labels = [tokenizer(f" {x}", add_special_tokens=False).input_ids[0] for x in ("true", "false")]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=0
-    )
+    optimizer = _optimizer(model, options.rate)
     source = batches(pairs.PairWriter(passages, options.seed), tokenizer, options.longest)
     started, report = time.time(), (0.0, 0.0)
     for step in range(options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, options.steps, options.rate)
+            late = step - group["start"]
+            group["lr"] = group["peak"] * rate(late, options.steps) if late >= 0 else 0.0
         writing, judging = losses(model, next(source), labels)
         optimizer.zero_grad(set_to_none=True)
-        (writing + judging).backward()
+        torch.autograd.backward(writing + judging)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         report = (report[0] + writing.item(), report[1] + judging.item())
         if (step + 1) % 25 == 0:
             minutes = (time.time() - started) / 60
+            thought, verdict = (total / 25 for total in report)
             print(
-                f"step {step + 1}  thought {report[0] / 25:.4f}  verdict {report[1] / 25:.4f}"
-                f"  minutes {minutes:.1f}", flush=True,
-            )  # fmt: skip
+                f"step {step + 1}  thought {thought:.4f}  verdict {verdict:.4f}"
+                f"  minutes {minutes:.1f}",
+                flush=True,
+            )
             report = (0.0, 0.0)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
             save(model, tokenizer, options.out)
@@ -162,7 +182,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=5e-4, help="the highest learning rate")
+    parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
     parser.add_argument("--longest", type=int, default=400, help="examples of more tokens are left")
     train(parser.parse_args())
 
