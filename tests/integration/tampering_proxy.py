@@ -17,6 +17,11 @@ from typing import Any, Self
 Json = dict[str, Any]
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    """The library's 5 would make callers wait who come at the same time."""
+
+
 @dataclass
 class Answer:
     """What goes back to the client."""
@@ -83,7 +88,7 @@ class TamperingProxy:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
