@@ -113,27 +113,45 @@ class Rank1:
         """What this object was made with."""
         return self._options
 
-    def judge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
+    def judge(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Judgment]:
         """Judge every passage.
 
         Args:
             query: What is asked; white space around it is dropped.
             passages: Texts, as the retriever had them.
+            top_n: How many the caller will keep at most; None for all. Nothing is left out here.
+            score_threshold: The score from which on the caller will keep a passage; None for all.
 
         Returns:
             One judgment for each passage, in the passages' order.
 
         Raises:
-            ConfigurationError: The query is empty or does not fit the model's context, or the
-                passages are no texts.
+            ConfigurationError: The query is empty or does not fit the model's context, the
+                passages are no texts, or `top_n` or `score_threshold` can't work.
             EngineError: The engine failed, and `on_error` is "raise".
             Rank1Error: This object is closed.
         """
+        check_cut(top_n, score_threshold)
         texts = _check_passages(passages)
         return self._report(query, texts, background.run(self._judge(query, texts)))
 
-    async def ajudge(self, query: str, passages: Iterable[str]) -> list[Judgment]:
+    async def ajudge(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[Judgment]:
         """`judge`, awaited."""
+        check_cut(top_n, score_threshold)
         texts = _check_passages(passages)
         return self._report(query, texts, await background.arun(self._judge(query, texts)))
 
@@ -162,8 +180,8 @@ class Rank1:
             EngineError: The engine failed, and `on_error` is "raise".
             Rank1Error: This object is closed.
         """
-        check_cut(top_n, score_threshold)
-        return self.cut(self.judge(query, passages), top_n=top_n, score_threshold=score_threshold)
+        judgments = self.judge(query, passages, top_n=top_n, score_threshold=score_threshold)
+        return self.cut(judgments, top_n=top_n, score_threshold=score_threshold)
 
     async def arank(
         self,
@@ -174,10 +192,8 @@ class Rank1:
         score_threshold: float | None = None,
     ) -> list[Judgment]:
         """`rank`, awaited."""
-        check_cut(top_n, score_threshold)
-        return self.cut(
-            await self.ajudge(query, passages), top_n=top_n, score_threshold=score_threshold
-        )
+        judgments = await self.ajudge(query, passages, top_n=top_n, score_threshold=score_threshold)
+        return self.cut(judgments, top_n=top_n, score_threshold=score_threshold)
 
     def cut(
         self,

@@ -103,15 +103,15 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         return RunnableLambda(self._judge, self._ajudge, name=type(self).__name__)
 
     def _judge(self, question: _Question) -> _Answer:
-        return self._answer(question, self._rank1.judge(question["query"], _texts(question)))
+        judgments = self._rank1.judge(question["query"], _texts(question), **_cut(question))
+        return self._answer(question, judgments)
 
     async def _ajudge(self, question: _Question) -> _Answer:
-        return self._answer(question, await self._rank1.ajudge(question["query"], _texts(question)))
+        judgments = await self._rank1.ajudge(question["query"], _texts(question), **_cut(question))
+        return self._answer(question, judgments)
 
     def _answer(self, question: _Question, judgments: list[Judgment]) -> _Answer:
-        kept = self._rank1.cut(
-            judgments, top_n=question["top_n"], score_threshold=question["score_threshold"]
-        )
+        kept = self._rank1.cut(judgments, **_cut(question))
         places = {judgment.index for judgment in kept}
         dropped = [judgment for judgment in judgments if judgment.index not in places]
         documents = question["documents"]
@@ -121,13 +121,16 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         }
 
 
-class _Question(TypedDict):
+class _Cut(TypedDict):
+    top_n: int | None
+    score_threshold: float | None
+
+
+class _Question(_Cut):
     """What a run shows as its inputs."""
 
     query: str
     documents: list[Document]
-    top_n: int | None
-    score_threshold: float | None
 
 
 class _Answer(TypedDict):
@@ -139,6 +142,10 @@ class _Answer(TypedDict):
 
 def _texts(question: _Question) -> list[str]:
     return [document.page_content for document in question["documents"]]
+
+
+def _cut(question: _Question) -> _Cut:
+    return {"top_n": question["top_n"], "score_threshold": question["score_threshold"]}
 
 
 def _judged(document: Document, judgment: Judgment) -> Document:

@@ -87,7 +87,8 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
         """
         query, passages = self._question(nodes, query_bundle)
         with self._reported(nodes, query) as answer:
-            self._fill(answer, nodes, self._rank1.judge(query.query_str, passages))
+            judgments = self._rank1.judge(query.query_str, passages, **self._cut())
+            self._fill(answer, nodes, judgments)
         return answer.kept
 
     # The base class opens a span around its abstract methods only, and this is none of them.
@@ -98,7 +99,8 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
         """`_postprocess_nodes`, awaited; the event loop stays free meanwhile."""
         query, passages = self._question(nodes, query_bundle)
         with self._reported(nodes, query) as answer:
-            self._fill(answer, nodes, await self._rank1.ajudge(query.query_str, passages))
+            judgments = await self._rank1.ajudge(query.query_str, passages, **self._cut())
+            self._fill(answer, nodes, judgments)
         return answer.kept
 
     def _question(
@@ -130,11 +132,14 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
         dispatcher.event(Rank1EndEvent(nodes=answer.kept, dropped=answer.dropped))
 
     def _fill(self, answer: _Answer, nodes: list[NodeWithScore], judgments: list[Judgment]) -> None:
-        kept = self._rank1.cut(judgments, top_n=self.top_n, score_threshold=self.score_threshold)
+        kept = self._rank1.cut(judgments, **self._cut())
         places = {judgment.index for judgment in kept}
         dropped = [judgment for judgment in judgments if judgment.index not in places]
         answer.kept = [self._judged(nodes[judgment.index], judgment) for judgment in kept]
         answer.dropped = [self._judged(nodes[judgment.index], judgment) for judgment in dropped]
+
+    def _cut(self) -> dict[str, Any]:
+        return {"top_n": self.top_n, "score_threshold": self.score_threshold}
 
     def _judged(self, given: NodeWithScore, judgment: Judgment) -> NodeWithScore:
         metadata = judgment.to_metadata()

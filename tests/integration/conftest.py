@@ -25,7 +25,13 @@ STARTUP_SECONDS = 300
 
 @pytest.fixture(scope="session")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a vLLM server that has the demonstration model loaded, in float32."""
+    """Address of a vLLM server that has the demonstration model loaded, in float32.
+
+    While tests are written, RANK1_TEST_SERVER may name one that runs already.
+    """
+    if running := os.environ.get("RANK1_TEST_SERVER"):
+        yield running
+        return
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
     port, log = free_port(), tmp_path_factory.mktemp("vllm") / "server.log"
     arguments = {
