@@ -71,7 +71,7 @@ def test_a_probe_is_the_verdict_forced_at_the_same_place(make: Make, texts: list
             assert judgment.reasoning == again.reasoning
 
 
-def test_a_deadline_answers_for_every_passage_with_what_there_is(make: Make, texts: list[str]) -> None:
+def test_a_deadline_answers_for_all_with_what_there_is(make: Make, texts: list[str]) -> None:
     # So short a time that no machine finishes all thoughts; long enough for some verdicts.
     judgments = judge(make, texts * 8, deadline=1.5, on_error="keep", step_tokens=4)
     finishes = {one.finish for one in judgments}
