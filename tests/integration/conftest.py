@@ -1,4 +1,4 @@
-"""One real vLLM server for the whole run, on the demonstration model."""
+"""One real vLLM server and one vLLM engine for the whole run, on the demonstration model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,15 @@ from tests.integration.tampering_proxy import TamperingProxy
 
 SERVED_NAME = "rank1-demo"
 STARTUP_SECONDS = 300
+
+# One set of arguments for all tests, so that they share one copy of the model.
+ENGINE_ARGS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 2048,
+    "enforce_eager": True,
+    "use_tqdm_on_load": False,
+}
+VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +60,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **VLLM_ENVIRONMENT},
             start_new_session=True,
         )
     try:
@@ -67,6 +77,19 @@ def server(server_url: str) -> Iterator[Rank1]:
     """Rank1 on the vLLM server."""
     with Rank1.from_server(server_url, max_reasoning_tokens=256) as rank1:
         yield rank1
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Iterator[Rank1]:
+    """Rank1 on the vLLM engine, which this process has started."""
+    pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VLLM_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with Rank1.from_vllm(
+            str(DEMO_MODEL), engine_args=ENGINE_ARGS, max_reasoning_tokens=256
+        ) as rank1:
+            yield rank1
 
 
 @pytest.fixture(scope="session")
