@@ -255,9 +255,13 @@ def _plain_words(family: Family, size: int) -> torch.Tensor:
 def _let_a_thought_end(family: Family, network: Any) -> None:
     """Let `</think>` change places with what the model writes at the end of one thought."""
     prompt = family.tokenizer().encode(build_prompt(QUERY, CONCLUDED).text).ids
-    written = network.eval().generate(
-        torch.tensor([prompt]), max_new_tokens=THOUGHT_TOKENS, do_sample=False, pad_token_id=0
-    )[0].tolist()
+    written = (
+        network.eval()
+        .generate(
+            torch.tensor([prompt]), max_new_tokens=THOUGHT_TOKENS, do_sample=False, pad_token_id=0
+        )[0]
+        .tolist()
+    )
     last, end = written[-1], family.think_ids[1]
     assert last not in written[:-1], "the token appears before: choose another seed"
     output = network.get_output_embeddings().weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ from rank1_integrations.engines.base import Completion, Engine, Request, TokenId
 from rank1_integrations.engines.server_api import ServerApi
 from rank1_integrations.errors import EngineError
 
-# Where a server can't count: cautious for English, about right for other scripts.
-_BYTES_PER_TOKEN = 2
+# Where a server can't count, a token is taken to be two letters or spaces, and one byte of anything
+# else: English has about four, digits and rare signs may have no more than one.
+_LETTERS = f" {string.ascii_letters}".encode()
 
 _EXACT_TEXT = {
     "skip_special_tokens": False,
@@ -70,17 +72,21 @@ class ServerEngine(Engine):
         return await self._generate(request)
 
     async def count_tokens(self, text: str) -> int:
-        """Tokens by the server's /tokenize; half the bytes where it has none."""
+        """Tokens by the server's /tokenize; a cautious estimate where it has none."""
         ids = await self._api.tokenize(self.model, text, special=True)
-        return len(text.encode()) // _BYTES_PER_TOKEN if ids is None else len(ids)
+        return _estimated_tokens(text) if ids is None else len(ids)
 
     async def first_tokens(self, text: str, count: int) -> str:
         """The beginning of `text`, cut by the server's tokenizer or by the estimate."""
         ids = await self._api.tokenize(self.model, text, special=False)
         if ids is None:
-            return text.encode()[: count * _BYTES_PER_TOKEN].decode(errors="ignore")
+            return await self._longest_beginning(text, count)
         # A token can end inside a character.
-        return (await self._api.detokenize(self.model, ids[:count])).rstrip("\ufffd")
+        kept = (await self._api.detokenize(self.model, ids[:count])).rstrip("\ufffd")
+        if text.startswith(kept):
+            return kept
+        # The tokenizer changes letters or spaces: look for the place in the text itself.
+        return await self._longest_beginning(text, count)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -108,6 +114,17 @@ class ServerEngine(Engine):
             raise EngineError(f"{url} does not serve {self.model!r}: it serves {names}")
         length = _extra(served[self.model], "max_model_len")
         self.context_length = length if isinstance(length, int) else None
+
+    async def _longest_beginning(self, text: str, count: int) -> str:
+        """The longest beginning of at most `count` tokens, found by halving."""
+        shortest, longest = 0, len(text)
+        while shortest < longest:
+            middle = (shortest + longest + 1) // 2
+            if await self.count_tokens(text[:middle]) <= count:
+                shortest = middle
+            else:
+                longest = middle - 1
+        return text[:shortest]
 
     async def _generate(self, request: Request) -> Completion:
         answer = await self._api.complete(
@@ -171,6 +188,12 @@ class ServerEngine(Engine):
             ids = await self._api.tokenize(self.model, text, special=False)
             self._single_ids[text] = ids[0] if ids is not None and len(ids) == 1 else None
         return self._single_ids[text]
+
+
+def _estimated_tokens(text: str) -> int:
+    encoded = text.encode()
+    others = len(encoded.translate(None, _LETTERS))
+    return others + (len(encoded) - others + 1) // 2
 
 
 def _stopped(choice: Any, stop: str | None) -> bool:

@@ -50,4 +50,3 @@ def proxy(server_url: str) -> Iterator[TamperingProxy]:
     """A proxy before the vLLM server that forces the faults a test asks for."""
     with TamperingProxy(server_url.removesuffix("/v1")) as proxy:
         yield proxy
-

@@ -398,3 +398,21 @@ def metric(server_url: str, name: str) -> float:
     found = re.search(rf"^{name}.* ([0-9.e+]+)$", text, re.MULTILINE)
     assert found, f"no {name} in {url}"
     return float(found[1])
+
+
+@pytest.mark.parametrize("tokenizes", [True, False])
+def test_a_passage_that_is_shortened_keeps_its_letters(
+    proxy: TamperingProxy, tokenizes: bool
+) -> None:
+    if not tokenizes:
+        proxy.refuse = lambda call: (
+            Answer(404, {"detail": "Not Found"}) if call.path == "/tokenize" else None
+        )
+    passage = "The Sort() method,  ÉTÉ and Cafe\u0301, sorts 漢字 🙂 In Place . " * 500
+    with rank1(proxy, thinking="none") as reranker:
+        (judgment,) = reranker.judge(QUERY, [passage])
+    assert judgment.truncated
+    (asked,) = (str(body["prompt"]) for body in completions(proxy))
+    kept = asked.partition("\nPassage: ")[2].partition("\n<think>")[0]
+    assert len(kept) > 1000
+    assert passage.startswith(kept)
