@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import string
-from collections.abc import Mapping
 from typing import Any
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
-from rank1_integrations.engines.server_api import ServerApi
+from rank1_integrations.engines.server_answers import (
+    echoed_logprob,
+    extra,
+    label_logprobs,
+    thought,
+)
+from rank1_integrations.engines.server_api import RefusedError, ServerApi
 from rank1_integrations.errors import EngineError
 
 # Where a server can't count, a token is taken to be two letters or spaces, and one byte of anything
@@ -22,6 +27,7 @@ _EXACT_TEXT = {
     # vLLM would take it from the checkpoint's generation_config.json.
     "repetition_penalty": 1.0,
 }
+_TOP_LOGPROBS = 20
 
 
 class ServerEngine(Engine):
@@ -54,15 +60,15 @@ class ServerEngine(Engine):
         self.context_length = None
         self._single_ids: dict[str, int | None] = {}
         self._ready = False
-        self._starting: asyncio.Lock | None = None
+        self._echoes = True
+        self._asking = asyncio.Lock()
 
     async def start(self) -> None:
-        """Find the model's name and context length, once."""
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
+        """Find the model's name, its context length and what the server understands, once."""
+        async with self._asking:
             if not self._ready:
                 await self._find_model()
+                await self._api.learn(self.model, extras=_label_extras([0]))
                 self._ready = True
 
     async def complete(self, request: Request) -> Completion:
@@ -112,7 +118,7 @@ class ServerEngine(Engine):
             self.model = next(iter(served))
         if self.model not in served:
             raise EngineError(f"{url} does not serve {self.model!r}: it serves {names}")
-        length = _extra(served[self.model], "max_model_len")
+        length = extra(served[self.model], "max_model_len")
         self.context_length = length if isinstance(length, int) else None
 
     async def _longest_beginning(self, text: str, count: int) -> str:
@@ -135,81 +141,81 @@ class ServerEngine(Engine):
             extras=_EXACT_TEXT,
         )
         choice = answer.choices[0]
-        stopped = _stopped(choice, request.stop)
+        text, stopped = thought(choice, request.stop)
         return Completion(
-            text=choice.text,
+            text=text,
             stopped=stopped,
-            continuation=await self._continuation(request, choice) if stopped else choice.text,
+            continuation=await self._continuation(request, choice, text) if stopped else text,
             tokens=answer.usage.completion_tokens if answer.usage else 0,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
         )
 
-    async def _continuation(self, request: Request, choice: Any) -> str | TokenIds:
+    async def _continuation(self, request: Request, choice: Any, text: str) -> str | TokenIds:
         """Prompt, text and stop text: in the server's own tokens if they end with the stop."""
         stop = request.stop or ""
         stop_id = await self._single_id(stop)
-        prompt_ids, ids = _extra(choice, "prompt_token_ids"), _extra(choice, "token_ids")
+        prompt_ids, ids = extra(choice, "prompt_token_ids"), extra(choice, "token_ids")
         if stop_id is not None and prompt_ids and ids and ids[-1] == stop_id:
             return (*prompt_ids, *ids)
-        return f"{request.prompt}{choice.text}{stop}"
+        return f"{request.prompt}{text}{stop}"
 
     async def _read_labels(self, request: Request) -> Completion:
         ids = {label: await self._single_id(label) for label in request.labels}
-        extras: dict[str, Any] = dict(_EXACT_TEXT)
-        if None not in ids.values():
-            # Servers that do not know logprob_token_ids ignore it and send the likeliest tokens.
-            extras |= {
-                "logprob_token_ids": list(ids.values()),
-                "return_tokens_as_token_ids": True,
-            }
         answer = await self._api.complete(
-            self.model, request.prompt, max_tokens=request.max_tokens, logprobs=True, extras=extras
+            self.model,
+            request.prompt,
+            max_tokens=request.max_tokens,
+            logprobs=_TOP_LOGPROBS,
+            # Servers that do not know logprob_token_ids send the likeliest tokens.
+            extras=_EXACT_TEXT if None in ids.values() else _label_extras([*ids.values()]),
         )
-        choice = answer.choices[0]
-        top = choice.logprobs.top_logprobs if choice.logprobs else None
-        if not top or not top[0]:
-            raise EngineError(
-                f"{self._api.base_url} returned no log-probabilities, which the score is made of: "
-                "use a server that supports 'logprobs' on /v1/completions, such as vLLM"
-            )
+        choice, likeliest = answer.choices[0], self._api.likeliest(answer)
+        found = label_logprobs(choice, likeliest, ids)
+        for label in ids.keys() - found.keys():
+            logprob = await self._echoed(request.prompt, label, ids[label])
+            if logprob is not None:
+                found[label] = logprob
         return Completion(
             text=choice.text,
             stopped=False,
             continuation=choice.text,
             tokens=1,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
-            label_logprobs=_label_logprobs(top[0], ids),
-            label_bound=min(top[0].values()),
+            label_logprobs=found,
+            label_bound=min(likeliest.values()),
         )
+
+    async def _echoed(self, prompt: str | TokenIds, label: str, token: int | None) -> float | None:
+        """The label's log-probability, read where it stands behind the prompt; None if refused.
+
+        Servers that can echo a prompt with log-probabilities need no `logprob_token_ids`.
+        """
+        if not self._echoes or (token is None and not isinstance(prompt, str)):
+            return None
+        asked = f"{prompt}{label}" if isinstance(prompt, str) else (*prompt, token or 0)
+        try:
+            answer = await self._api.complete(
+                self.model, asked, max_tokens=1, logprobs=1, echo=True, extras=_EXACT_TEXT
+            )
+        except RefusedError:
+            self._echoes = False
+            return None
+        return echoed_logprob(answer, label, token)
 
     async def _single_id(self, text: str) -> int | None:
         """The token that `text` is; None if the server can't tell, or it is several."""
-        if text not in self._single_ids:
-            ids = await self._api.tokenize(self.model, text, special=False)
-            self._single_ids[text] = ids[0] if ids is not None and len(ids) == 1 else None
+        async with self._asking:
+            if text not in self._single_ids:
+                ids = await self._api.tokenize(self.model, text, special=False)
+                self._single_ids[text] = ids[0] if ids is not None and len(ids) == 1 else None
         return self._single_ids[text]
+
+
+def _label_extras(ids: list[int | None]) -> dict[str, Any]:
+    return {**_EXACT_TEXT, "logprob_token_ids": ids, "return_tokens_as_token_ids": True}
 
 
 def _estimated_tokens(text: str) -> int:
     encoded = text.encode()
     others = len(encoded.translate(None, _LETTERS))
     return others + (len(encoded) - others + 1) // 2
-
-
-def _stopped(choice: Any, stop: str | None) -> bool:
-    """Whether the stop text ended generation, rather than the limit or an end of sequence."""
-    if "stop_reason" in (choice.model_extra or {}):
-        return stop is not None and choice.model_extra["stop_reason"] == stop
-    # OpenAI's own parameters can't tell the stop text from an end of sequence.
-    return bool(choice.finish_reason == "stop")
-
-
-def _label_logprobs(top: Mapping[str, float], ids: Mapping[str, int | None]) -> dict[str, float]:
-    """By token id where the server names tokens so, else by text."""
-    found = {label: top.get(f"token_id:{token}", top.get(label)) for label, token in ids.items()}
-    return {label: logprob for label, logprob in found.items() if logprob is not None}
-
-
-def _extra(model: Any, name: str) -> Any:
-    """A field that the server adds to OpenAI's; None if it does not."""
-    return (model.model_extra or {}).get(name)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-STARTUP_SECONDS = 300
+STARTUP_SECONDS = 600
 
 
 @contextmanager
