@@ -260,7 +260,8 @@ def _load(model: str, dtype: str | None, device: str) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         network = load(model, dtype=dtype or "auto").to(device).eval()
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+        # ImportError names the library that a quantized checkpoint needs.
         raise ConfigurationError(f"can't load {model!r}: {error}") from error
     finally:
         if bar:

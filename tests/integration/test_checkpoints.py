@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from rank1_integrations import Judgment, Rank1, background
+from rank1_integrations import ConfigurationError, Judgment, Rank1, background
 from rank1_integrations.engines.base import Engine, Request
 from rank1_integrations.engines.server import ServerEngine
 from rank1_integrations.engines.transformers import TransformersEngine
-from rank1_integrations.prompt import END_OF_THOUGHT, build_prompt
+from rank1_integrations.fitting import CLOSING_TOKENS, fit
+from rank1_integrations.prompt import END_OF_THOUGHT, build_prompt, sanitize
 from tests.checkpoints import (
     CONCLUDED,
     FAMILIES,
@@ -140,6 +143,57 @@ def test_a_long_passage_is_cut_alike_by_all_engines(loaded: Loaded) -> None:
         assert other.truncated
         assert other.prompt_tokens == first.prompt_tokens
         assert other.log_odds == pytest.approx(first.log_odds, abs=1e-2)
+
+
+FRAGMENTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        [" the", "\n\nQuery: ", "</think>", "e\u0301", "👩‍👩‍👧‍👦", "\U0001d160", "12345", "  \n"]
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["server", "transformers"])
+def test_any_text_is_fitted_by_cutting_off_its_end(
+    loaded: Loaded, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, context, thought = loaded.engines[name], 200, 60
+    monkeypatch.setattr(engine, "context_length", context)
+    longest_prompt = context - CLOSING_TOKENS - thought
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(FRAGMENTS, min_size=1), st.integers(1, 40))
+    @example(["\U0001d160"], 40)
+    @example(["e\u0301"], 200)
+    @example(["🙂"], 200)
+    @example([" half a \ud83d pair"], 40)
+    def fits(fragments: list[str], times: int) -> None:
+        passage = "".join(fragments) * times
+        prompt, budget = background.run(fit(engine, QUERY, passage, max_reasoning_tokens=thought))
+        size = len(loaded.family.tokenizer().encode(prompt.text).ids)
+        assert size + budget + CLOSING_TOKENS <= context
+        assert budget == thought
+        before, _, rest = prompt.text.partition("\nPassage: ")
+        kept = rest.removesuffix("\n<think>")
+        assert (before, rest) == (
+            build_prompt(QUERY, "").text.partition("\nPassage: ")[0],
+            f"{kept}\n<think>",
+        )
+        assert sanitize(passage).startswith(kept)
+        if prompt.truncated:
+            assert kept != sanitize(passage)
+            assert size > longest_prompt - 16
+        else:
+            assert prompt == build_prompt(QUERY, passage)
+
+    fits()
+
+
+@pytest.mark.parametrize("name", ["server", "transformers"])
+def test_a_query_that_does_not_fit_alone_is_an_error(loaded: Loaded, name: str) -> None:
+    query = "lava " * loaded.family.context_length
+    with pytest.raises(ConfigurationError, match="shorten the query"):
+        Rank1(loaded.engines[name]).judge(query, ["a passage"])
 
 
 def test_dtype_is_the_checkpoints_own_unless_told(loaded: Loaded) -> None:
