@@ -1,18 +1,27 @@
-"""One real vLLM server for the whole run, on the demonstration model."""
+"""One real vLLM server and one vLLM engine for the whole run, on the demonstration model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from rank1_integrations import Rank1
 from rank1_integrations.demo import DEMO_MODEL
 from tests.integration.tampering_proxy import TamperingProxy
-from tests.integration.vllm_server import vllm_server
+from tests.integration.vllm_server import VLLM_ENVIRONMENT, vllm_server
 
 SERVED_NAME = "rank1-demo"
+
+# One set of arguments for all tests, so that they share one copy of the model.
+ENGINE_ARGS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 2048,
+    "enforce_eager": True,
+    "use_tqdm_on_load": False,
+}
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +45,19 @@ def server(server_url: str) -> Iterator[Rank1]:
     """Rank1 on the vLLM server."""
     with Rank1.from_server(server_url, max_reasoning_tokens=256) as rank1:
         yield rank1
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Iterator[Rank1]:
+    """Rank1 on the vLLM engine, which this process has started."""
+    pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VLLM_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with Rank1.from_vllm(
+            str(DEMO_MODEL), engine_args=ENGINE_ARGS, max_reasoning_tokens=256
+        ) as rank1:
+            yield rank1
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 STARTUP_SECONDS = 600
+VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def vllm_server(model: Path, log: Path, *, name: str, **options: object) -> Iter
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, **VLLM_ENVIRONMENT},
             start_new_session=True,
         )
     try:
