@@ -224,7 +224,8 @@ def _write_configs(family: Family, folder: Path, changes: dict[str, Any]) -> Non
 def _weights(family: Family, folder: Path) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     config = transformers.AutoConfig.from_pretrained(folder)
-    network = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    build: Any = transformers.AutoModelForCausalLM.from_config
+    network = build(config, dtype=torch.float32)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if name.endswith("bias"):

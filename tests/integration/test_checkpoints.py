@@ -28,8 +28,8 @@ from tests.checkpoints import (
     Family,
     write_checkpoint,
 )
-from tests.integration.tampering_proxy import TamperingProxy
-from tests.integration.vllm_server import vllm_server
+from tests.integration.tampering_proxy import TamperingProxy, is_about_passages
+from tests.integration.vllm_server import VLLM_ENVIRONMENT, vllm_server
 
 PASSAGES = [
     CONCLUDED,
@@ -60,14 +60,27 @@ class Loaded:
 def loaded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Loaded]:
+    pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
+    from rank1_integrations.engines.vllm import VllmEngine
+
     family: Family = request.param
     folder = tmp_path_factory.mktemp(family.name)
     write_checkpoint(family, folder)
-    with vllm_server(folder, folder / "server.log", name="rank1", dtype="float32") as url:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        vllm_server(folder, folder / "server.log", name="rank1", dtype="float32") as url,
+    ):
+        for name, value in VLLM_ENVIRONMENT.items():
+            patch.setenv(name, value)
         engines: dict[str, Engine] = {
             "server": server_engine(url),
             "transformers": TransformersEngine(
                 str(folder), device="cpu", dtype="float32", batch_size=8, timeout=600
+            ),
+            "vllm": VllmEngine(
+                str(folder),
+                engine_args={"dtype": "float32", "enforce_eager": True},
+                timeout=600,
             ),
         }
         for engine in engines.values():
@@ -127,7 +140,7 @@ def test_the_server_is_asked_about_the_familys_labels(loaded: Loaded) -> None:
         engine = server_engine(proxy.url)
         with Rank1(engine, thinking="none") as rank1:
             rank1.judge(QUERY, [CONCLUDED])
-    asked = [call.body for call in proxy.calls if call.path == "/v1/completions"]
+    asked = [call.body for call in proxy.calls if is_about_passages(call)]
     assert [body["logprob_token_ids"] for body in asked] == [
         [loaded.family.true_id, loaded.family.false_id]
     ]
@@ -153,7 +166,7 @@ FRAGMENTS = st.one_of(
 )
 
 
-@pytest.mark.parametrize("name", ["server", "transformers"])
+@pytest.mark.parametrize("name", ["server", "transformers", "vllm"])
 def test_any_text_is_fitted_by_cutting_off_its_end(
     loaded: Loaded, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +202,7 @@ def test_any_text_is_fitted_by_cutting_off_its_end(
     fits()
 
 
-@pytest.mark.parametrize("name", ["server", "transformers"])
+@pytest.mark.parametrize("name", ["server", "transformers", "vllm"])
 def test_a_query_that_does_not_fit_alone_is_an_error(loaded: Loaded, name: str) -> None:
     query = "lava " * loaded.family.context_length
     with pytest.raises(ConfigurationError, match="shorten the query"):
@@ -197,8 +210,9 @@ def test_a_query_that_does_not_fit_alone_is_an_error(loaded: Loaded, name: str) 
 
 
 def test_dtype_is_the_checkpoints_own_unless_told(loaded: Loaded) -> None:
-    vllm = pytest.importorskip("vllm")
-    config = vllm.AsyncEngineArgs(model=str(loaded.folder)).create_engine_config().model_config
+    from vllm import AsyncEngineArgs
+
+    config = AsyncEngineArgs(model=str(loaded.folder)).create_engine_config().model_config
     assert (str(config.dtype), config.quantization) == ("torch.bfloat16", None)
     with Rank1.from_transformers(str(loaded.folder), device="cpu", thinking="none") as rank1:
         (own,) = rank1.judge(QUERY, [CONCLUDED])

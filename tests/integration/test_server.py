@@ -16,7 +16,13 @@ import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.tampering_proxy import Answer, Call, Json, TamperingProxy
+from tests.integration.tampering_proxy import (
+    Answer,
+    Call,
+    Json,
+    TamperingProxy,
+    is_about_passages,
+)
 from tests.integration.vllm_server import free_port
 
 QUERY = "How do I sort a list in place?"
@@ -45,10 +51,6 @@ def expected(server: Rank1) -> list[float | None]:
 def completions(proxy: TamperingProxy) -> list[Json]:
     """What was asked about passages: all but the tokens by which the server is tried out."""
     return [call.body for call in proxy.calls if is_about_passages(call)]
-
-
-def is_about_passages(call: Call) -> bool:
-    return call.path == "/v1/completions" and call.body["prompt"] != "?"
 
 
 def no_tokenize(call: Call) -> Answer | None:
