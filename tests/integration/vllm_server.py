@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,13 +21,21 @@ VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @contextmanager
-def vllm_server(model: Path, log: Path, *, name: str, **options: object) -> Iterator[str]:
+def vllm_server(
+    model: Path,
+    log: Path,
+    *,
+    name: str,
+    environment: Mapping[str, str] | None = None,
+    **options: object,
+) -> Iterator[str]:
     """Serve a checkpoint, and end the server with all its children.
 
     Args:
         model: The checkpoint's folder.
         log: File for what the server writes.
         name: The name it is served under.
+        environment: Variables to set beside those of this process.
         **options: Of vLLM's command line, with underscores.
 
     Yields:
@@ -46,7 +54,7 @@ def vllm_server(model: Path, log: Path, *, name: str, **options: object) -> Iter
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **VLLM_ENVIRONMENT},
+            env={**os.environ, **VLLM_ENVIRONMENT, **(environment or {})},
             start_new_session=True,
         )
     try:
