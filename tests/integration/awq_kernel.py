@@ -8,6 +8,7 @@ same sum in plain PyTorch, so that all else of vLLM's AWQ path runs. vLLM loads 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,8 @@ _SIGNATURE = (
     "cpu_gemm_wna16(Tensor input, Tensor q_weight, Tensor(a!) output, Tensor scales, "
     "Tensor? zeros, Tensor? bias, int pack_factor, str isa_hint) -> ()"
 )
-_libraries: list[torch.library.Library] = []
+# A library's operators go with it.
+_libraries: list[Any] = []
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -42,7 +44,8 @@ def register() -> None:
 
     current_platform.import_kernels()
     if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
-        library = torch.library.Library("_C", "FRAGMENT")
+        make_library: Any = torch.library.Library
+        library = make_library("_C", "FRAGMENT")
         library.define(_SIGNATURE)
         library.impl("cpu_gemm_wna16", _multiply, "CPU")
         _libraries.append(library)

@@ -32,9 +32,8 @@ def test_transformers_names_the_library_that_it_lacks(tmp_path: Path) -> None:
 
 def test_scores_are_those_of_the_weights_that_the_four_bits_stand_for(tmp_path: Path) -> None:
     write_awq_checkpoint(QWEN, tmp_path / "awq", tmp_path / "same")
-    options = {"max_reasoning_tokens": 4, "thinking": "none"}
     with Rank1.from_transformers(
-        str(tmp_path / "same"), device="cpu", dtype="float32", **options
+        str(tmp_path / "same"), device="cpu", dtype="float32", thinking="none"
     ) as exact:
         expected = exact.judge(QUERY, PASSAGES)
     (tmp_path / "plugin").mkdir()
@@ -46,7 +45,7 @@ def test_scores_are_those_of_the_weights_that_the_four_bits_stand_for(tmp_path: 
             environment=awq_kernel.install(tmp_path / "plugin"),
             max_model_len=2048,
         ) as url,
-        Rank1.from_server(url, **options) as server,
+        Rank1.from_server(url, thinking="none") as server,
     ):
         judgments = server.judge(QUERY, PASSAGES)
     # The server computes in float16.
