@@ -11,6 +11,7 @@ from typing import Any
 
 from rank1_integrations.engines import vllm_models
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
+from rank1_integrations.engines.beginning import beginning
 from rank1_integrations.errors import EngineError, MissingExtraError
 
 try:
@@ -103,9 +104,7 @@ class VllmEngine(Engine):
 
     async def first_tokens(self, text: str, count: int) -> str:
         """The beginning of `text`, cut by the model's own tokenizer."""
-        ids = self._tokenizer.encode(text, add_special_tokens=False)[:count]
-        # A token can end inside a character.
-        return self._decode(ids).rstrip("\ufffd")
+        return beginning(self._tokenizer, text, count)
 
     async def aclose(self) -> None:
         """End this object's requests, and the model if no other object uses it."""

@@ -23,7 +23,8 @@ from rank1_integrations.demo import DEMO_MODEL
 from rank1_integrations.engines.base import Request
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.llama_index import Rank1Postprocessor
-from tests.integration.conftest import ENGINE_ARGS, VLLM_ENVIRONMENT
+from tests.integration.conftest import ENGINE_ARGS
+from tests.integration.vllm_server import VLLM_ENVIRONMENT
 
 psutil = pytest.importorskip("psutil", reason="comes with vLLM")
 
