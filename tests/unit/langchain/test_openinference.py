@@ -72,9 +72,16 @@ async def test_the_span_says_what_was_asked_kept_and_spent(
             assert json.loads(shown[f"{prefix}.metadata"]) == document.metadata
     assert shown["reranker.output_documents.1.document.score"] == 0.5
     assert "reranker.output_documents.2.document.content" not in shown
-    assert shown["llm.token_count.completion"] == 3 * 8
-    prompts = sum(one.prompt_tokens for one in rank1.judge(QUERY, [SHORT, MIDDLE, LONG]))
-    assert shown["llm.token_count.prompt"] == prompts
+    judgments = rank1.judge(QUERY, [SHORT, MIDDLE, LONG])
+    prompts, thoughts = (
+        sum(getattr(one, name) for one in judgments)
+        for name in ("prompt_tokens", "reasoning_tokens")
+    )
+    assert (shown["llm.token_count.prompt"], shown["llm.token_count.completion"]) == (
+        prompts,
+        thoughts,
+    )
+    assert shown["llm.token_count.total"] == prompts + thoughts
 
 
 @FORMS
