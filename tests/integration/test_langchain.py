@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -93,21 +92,6 @@ async def test_the_threshold_comes_before_top_n(retriever: Bm25Retriever, server
     for top_n, expected in {None: [BEST, GOOD], 3: [BEST, GOOD], 1: [BEST]}.items():
         filtered = chain(retriever, server, score_threshold=threshold, top_n=top_n)
         assert texts(await filtered.ainvoke(QUERY)) == expected
-
-
-def test_ids_are_kept_and_the_retrievers_documents_stay_as_they_are(
-    retriever: Bm25Retriever, server: Rank1
-) -> None:
-    before = [document.model_copy(deep=True) for document in retriever.documents]
-    (kept,) = chain(retriever, server, top_n=1).invoke(QUERY)
-    assert (kept.id, kept.metadata["source"]) == ("id-3", "page-3")
-    assert retriever.documents == before
-
-
-def test_metadata_survives_json(retriever: Bm25Retriever, server: Rank1) -> None:
-    for document in chain(retriever, server).invoke(QUERY):
-        assert json.loads(json.dumps(document.metadata)) == document.metadata
-        assert type(document.metadata["relevance_score"]) is float
 
 
 async def test_in_a_pipeline_behind_a_splitter(server: Rank1) -> None:
@@ -215,22 +199,6 @@ async def test_one_failure_does_not_cost_the_others(
         assert kept[-1].page_content == WORST
         assert kept[-1].metadata["relevance_score"] is None
         assert "the server answered 500" in kept[-1].metadata["rank1"]["error"]
-
-
-def test_a_busy_server_does_not_fail_the_recall(
-    proxy: TamperingProxy, retriever: Bm25Retriever
-) -> None:
-    refusals = iter(range(3))
-
-    def refuse_three(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and next(refusals, None) is not None:
-            return Answer(429, {"error": {"message": "too many requests"}})
-        return None
-
-    proxy.refuse = refuse_three
-    kept = over(proxy, top_n=1).compress_documents(retriever.documents, QUERY)
-    assert texts(kept) == [BEST]
-    assert next(refusals, None) is None
 
 
 def test_the_key_reaches_the_server_and_no_trace(

@@ -55,7 +55,7 @@ def documents(retriever: Bm25Retriever) -> list[Document]:
 async def test_a_sync_reranker_blocks_the_event_loop(
     proxy: TamperingProxy, documents: list[Document]
 ) -> None:
-    """https://github.com/open-webui/open-webui/discussions/19900"""
+    """https://github.com/open-webui/open-webui/issues/19900"""
     loop_went_on = threading.Event()
     waited = []
 
@@ -72,7 +72,7 @@ async def test_a_sync_reranker_blocks_the_event_loop(
 
 
 async def test_there_is_no_async(proxy: TamperingProxy) -> None:
-    """https://github.com/langchain-ai/langchain-cohere/issues/134"""
+    """https://github.com/langchain-ai/langchain-cohere/pull/134"""
     all_arrived = threading.Barrier(AT_ONCE)
 
     def answer_when_all_arrived(call: Call) -> None:
@@ -118,7 +118,7 @@ async def test_metadata_is_overwritten_by_a_second_rerank(
 
 
 async def test_there_is_no_score_threshold(server: Rank1, documents: list[Document]) -> None:
-    """https://github.com/langchain-ai/langchain-cohere/issues/137"""
+    """https://github.com/langchain-ai/langchain-cohere/pull/137"""
     for kept in await both_forms(Rank1Compressor(rank1=server, score_threshold=0.5), documents):
         assert BEST in texts(kept)
         assert not {POOR, WORST} & set(texts(kept))

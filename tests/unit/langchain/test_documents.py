@@ -44,12 +44,6 @@ async def test_without_top_n_all_are_kept(compress: Compress, rank1: Rank1) -> N
     assert len(await compress(Rank1Compressor(rank1=rank1), documents)) == 30
 
 
-async def test_a_score_equal_to_the_threshold_is_kept(compress: Compress, rank1: Rank1) -> None:
-    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5)
-    kept = await compress(compressor, some_documents(SHORT, MIDDLE, LONG))
-    assert texts(kept) == [LONG, MIDDLE]
-
-
 async def test_the_threshold_comes_before_top_n(compress: Compress, rank1: Rank1) -> None:
     compressor = Rank1Compressor(rank1=rank1, score_threshold=0.9, top_n=2)
     assert texts(await compress(compressor, some_documents(SHORT, MIDDLE, LONG))) == [LONG]
@@ -164,17 +158,6 @@ async def test_the_callers_documents_are_left_alone(compress: Compress, rank1: R
     assert documents == before
 
 
-async def test_a_second_rerank_replaces_the_metadata_of_the_first_in_its_own_copy(
-    compress: Compress, rank1: Rank1
-) -> None:
-    (first,) = await compress(Rank1Compressor(rank1=rank1), some_documents(LONG))
-    contrary = Rank1(ScriptedEngine(lambda passage: -1.0))
-    (second,) = await compress(Rank1Compressor(rank1=contrary), [first])
-    assert first.metadata["rank1"]["log_odds"] == 4.0
-    assert second.metadata["rank1"]["log_odds"] == -1.0
-    assert second.metadata["source"] == "file-0"
-
-
 async def test_a_score_of_the_retriever_is_replaced(compress: Compress, rank1: Rank1) -> None:
     document = Document(page_content=MIDDLE, metadata={"relevance_score": "0.99", "rank1": "?"})
     (kept,) = await compress(Rank1Compressor(rank1=rank1), [document])
@@ -255,25 +238,6 @@ async def test_white_space_around_the_query_makes_no_difference(
     await compressor.acompress_documents(some_documents(LONG), f" {QUERY}\n")
     first, _, second, _ = (request.prompt for request in engine.requests)
     assert first == second
-
-
-async def test_the_asynchronous_form_leaves_the_event_loop_free() -> None:
-    compressor = Rank1Compressor(rank1=Rank1(ScriptedEngine(length_script, seconds=0.1)))
-    work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
-    turns = 0
-    while not work.done():
-        await asyncio.sleep(0.01)
-        turns += 1
-    assert turns > 5
-
-
-async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
-    engine = ScriptedEngine(length_script, seconds=0.1)
-    compressor = Rank1Compressor(rank1=Rank1(engine, thinking="none"))
-    await asyncio.gather(
-        *(compressor.acompress_documents(some_documents(LONG), QUERY) for _ in range(64))
-    )
-    assert engine.most_running == 64
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:
