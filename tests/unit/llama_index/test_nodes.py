@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llama_index.core.postprocessor import SimilarityPostprocessor
 from llama_index.core.schema import (
     BaseNode,
     ImageNode,
@@ -256,14 +255,6 @@ async def test_retrieval_scores_that_are_no_numbers_do_not_disturb_the_order(
     for node, score in zip(nodes, [math.nan, None, 7.0], strict=True):
         node.score = score
     assert texts(await rerank(Rank1Postprocessor(rank1=rank1), nodes)) == [LONG, MIDDLE, SHORT]
-
-
-async def test_a_score_is_a_probability_that_other_postprocessors_can_cut(
-    rerank: Rerank, rank1: Rank1
-) -> None:
-    kept = await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(SHORT, MIDDLE, LONG))
-    cut = SimilarityPostprocessor(similarity_cutoff=0.5).postprocess_nodes(kept)
-    assert texts(cut) == [LONG, MIDDLE]
 
 
 async def test_an_engine_that_fails_is_an_error(rerank: Rerank, rank1: Rank1) -> None:
