@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import bm25s
+from llama_index.core.base.llms.types import ChatMessage, MessageRole, ToolCallBlock
 from llama_index.core.llms import MockLLM
+from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers.no_text import NoText
@@ -74,3 +77,19 @@ def scores(nodes: list[NodeWithScore]) -> list[float]:
 def bm25_retriever() -> Bm25Retriever:
     """Over TEXTS; every node is named by its place."""
     return Bm25Retriever([TextNode(text=text, id_=f"id-{i}") for i, text in enumerate(TEXTS)])
+
+
+def searching_llm() -> MockFunctionCallingLLM:
+    """Passes every question on to its tools, and answers with what it read last."""
+
+    def answer(messages: Sequence[ChatMessage], **kwargs: Any) -> ChatMessage:
+        last, tools = messages[-1], kwargs.get("tools") or []
+        if last.role == MessageRole.TOOL or not tools:
+            return ChatMessage(role="assistant", content=f"I have read: {last.content}")
+        calls = [
+            ToolCallBlock(tool_name=tool.metadata.name, tool_kwargs={"input": last.content})
+            for tool in tools
+        ]
+        return ChatMessage(role="assistant", blocks=calls)
+
+    return MockFunctionCallingLLM(response_generator=answer)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 from llama_index.core import Document
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
@@ -43,6 +44,7 @@ from tests.integration.llama_index_app import (
     bm25_retriever,
     engine,
     scores,
+    searching_llm,
     texts,
 )
 from tests.unit.llama_index.recording import recorded
@@ -228,6 +230,23 @@ async def test_a_query_engine_tool_in_an_agents_loop(
     tool = QueryEngineTool.from_defaults(query_engine, name="manual", description="Looks it up.")
     answers = await asyncio.gather(*(tool.acall(input=QUERY) for _ in range(3)))
     assert [texts(answer.raw_output.source_nodes) for answer in answers] == [[BEST]] * 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_agent_reads_what_its_tool_kept(
+    streaming: bool, retriever: Bm25Retriever, server: Rank1
+) -> None:
+    search = RetrieverTool.from_defaults(
+        retriever,
+        node_postprocessors=[Rank1Postprocessor(rank1=server, top_n=1)],
+        name="manual",
+        description="Looks things up.",
+    )
+    agent = FunctionAgent(tools=[search], llm=searching_llm(), streaming=streaming)
+    output = await agent.run(QUERY)
+    assert (output.response.content or "").strip() == f"I have read: {BEST}"
+    (call,) = output.tool_calls
+    assert texts(call.tool_output.raw_output) == [BEST]
 
 
 async def test_an_object_retriever_calls_the_synchronous_form_inside_the_running_loop(
