@@ -8,13 +8,10 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import bm25s
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import create_retriever_tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_text_splitters import CharacterTextSplitter
@@ -23,43 +20,24 @@ from pydantic import SecretStr
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
 from tests.integration.conftest import SERVED_NAME
+from tests.integration.manual import (
+    BEST,
+    GOOD,
+    POOR,
+    QUERY,
+    TEXTS,
+    WORST,
+    Bm25Retriever,
+    search_manual,
+)
 from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
 
-QUERY = "How do I sort a list in place?"
-BEST = "Call list.sort() to sort a list in place: a list that is sorted in place is not copied."
-GOOD = "The sorted() function returns a sorted list and leaves the first list in place."
-POOR = "A list can hold numbers, texts and other objects, in the order they were added to it."
-WORST = "A socket connects two processes over a network and keeps no list of what it carried."
-TEXTS = [WORST, POOR, GOOD, BEST, "Modules are imported once.", "A tuple can't be changed."]
 KEY = "sk-very-secret-key"
-
-
-class Bm25Retriever(BaseRetriever):
-    """The four documents that BM25 finds best."""
-
-    documents: list[Document]
-    index: Any
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-    ) -> list[Document]:
-        places, _ = self.index.retrieve(words([query]), k=4, show_progress=False)
-        return [self.documents[place] for place in places[0]]
-
-
-def words(texts: list[str]) -> Any:
-    return bm25s.tokenize(texts, show_progress=False)
 
 
 @pytest.fixture
 def retriever() -> Bm25Retriever:
-    index = bm25s.BM25()
-    index.index(words(TEXTS), show_progress=False)
-    documents = [
-        Document(page_content=text, id=f"id-{place}", metadata={"source": f"page-{place}"})
-        for place, text in enumerate(TEXTS)
-    ]
-    return Bm25Retriever(documents=documents, index=index)
+    return search_manual()
 
 
 def chain(retriever: Bm25Retriever, rank1: Rank1, **cut: Any) -> ContextualCompressionRetriever:
