@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 from llama_index.core import Document
-from llama_index.core.agent.workflow import FunctionAgent
+from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
@@ -243,7 +243,7 @@ async def test_an_agent_reads_what_its_tool_kept(
         description="Looks things up.",
     )
     agent = FunctionAgent(tools=[search], llm=searching_llm(), streaming=streaming)
-    output = await agent.run(QUERY)
+    output: AgentOutput = cast(Any, await agent.run(QUERY))
     assert (output.response.content or "").strip() == f"I have read: {BEST}"
     (call,) = output.tool_calls
     assert texts(call.tool_output.raw_output) == [BEST]
