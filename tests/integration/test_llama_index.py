@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 from llama_index.core import Document
-from llama_index.core.agent.workflow import AgentOutput, FunctionAgent
+from llama_index.core.agent.workflow import AgentOutput, FunctionAgent, ToolCallResult
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import CondensePlusContextChatEngine, ContextChatEngine
@@ -223,6 +224,14 @@ async def test_a_retriever_tools_odd_queries_are_judged_as_the_plain_one(
     assert texts(by_name.raw_output) == [BEST]
 
 
+def test_a_query_engine_tool_answers_from_what_was_kept(
+    retriever: Bm25Retriever, server: Rank1
+) -> None:
+    query_engine = engine(retriever, Rank1Postprocessor(rank1=server, top_n=1))
+    tool = QueryEngineTool.from_defaults(query_engine, name="manual", description="Looks it up.")
+    assert texts(tool.call(QUERY).raw_output.source_nodes) == [BEST]
+
+
 async def test_a_query_engine_tool_in_an_agents_loop(
     retriever: Bm25Retriever, server: Rank1
 ) -> None:
@@ -245,7 +254,7 @@ async def test_an_agent_reads_what_its_tool_kept(
     agent = FunctionAgent(tools=[search], llm=searching_llm(), streaming=streaming)
     output: AgentOutput = cast(Any, await agent.run(QUERY))
     assert (output.response.content or "").strip() == f"I have read: {BEST}"
-    (call,) = output.tool_calls
+    (call,) = cast(list[ToolCallResult], output.tool_calls)
     assert texts(call.tool_output.raw_output) == [BEST]
 
 
@@ -350,8 +359,9 @@ async def test_what_the_retriever_holds_is_untouched(
         lambda made: Rank1Postprocessor.from_dict(made.to_dict()),
         lambda made: Rank1Postprocessor.from_json(made.to_json()),
         lambda made: made.model_copy(deep=True),
+        copy.deepcopy,
     ],
-    ids=["pickle", "dict", "json", "deep copy"],
+    ids=["pickle", "dict", "json", "deep model copy", "deep copy"],
 )
 def test_a_copy_made_after_use_reranks_too(
     copied: Callable[[Rank1Postprocessor], Rank1Postprocessor],
@@ -362,9 +372,9 @@ def test_a_copy_made_after_use_reranks_too(
         base_url=server_url, model=SERVED_NAME, max_reasoning_tokens=256, top_n=1
     )
     assert texts(engine(retriever, used).query(QUERY).source_nodes) == [BEST]
-    copy = copied(used)
-    assert texts(engine(retriever, copy).query(QUERY).source_nodes) == [BEST]
-    copy.close()
+    again = copied(used)
+    assert texts(engine(retriever, again).query(QUERY).source_nodes) == [BEST]
+    again.close()
     used.close()
 
 

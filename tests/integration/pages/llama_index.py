@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore
 from llama_index_instrumentation import get_dispatcher
-from openinference.instrumentation.llama_index import LlamaIndexInstrumentor
 
 from tests.integration.llama_index_app import (
     BEST,
@@ -18,6 +18,7 @@ from tests.integration.llama_index_app import (
     searching_llm,
     texts,
 )
+from tests.unit.llama_index.exporting import attributes, documents, exported
 
 
 @contextmanager
@@ -32,9 +33,9 @@ def reader() -> Iterator[dict[str, Any]]:
         "question": QUERY,
     }
     try:
-        yield names
+        with exported() as spans:
+            yield names
     finally:
-        LlamaIndexInstrumentor().uninstrument()
         get_dispatcher().event_handlers[:] = handlers
     for nodes in (
         names["response"].source_nodes,
@@ -49,6 +50,9 @@ def reader() -> Iterator[dict[str, Any]]:
     assert len(names["nodes"]) == len(retriever.retrieve(QUERY))
     assert set(names["result"].metric_vals_dict) == {"mrr", "hit_rate"}
     assert names["again"].to_json() == names["written"]
+    *_, traced = [span for span in spans.rerankers() if "metadata" in attributes(span)]
+    judged = json.loads(attributes(traced)["metadata"])["judgments"]
+    assert len(judged) == 4 > len(documents(traced, "output"))
 
 
 def assert_filtered(nodes: list[NodeWithScore]) -> None:

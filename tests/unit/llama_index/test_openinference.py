@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 
 import numpy as np
 import pytest
 from llama_index.core.schema import NodeWithScore, TextNode
+from opentelemetry import trace
 from opentelemetry.trace import StatusCode
 
-from rank1_integrations import EngineError, Rank1
+from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
 from tests.scripted_engine import ScriptedEngine, length_script
 from tests.unit.llama_index.conftest import LONG, MIDDLE, QUERY, SHORT, Rerank, some_nodes
@@ -45,6 +47,21 @@ async def test_the_output_documents_show_reasoning_and_tokens(rerank: Rerank, ra
     assert document["metadata"]["relevance_reasoning"] == f"I have read: {LONG}."
     assert document["metadata"]["rank1"]["reasoning_tokens"] == 8
     assert document["metadata"]["rank1"]["prompt_tokens"] > 0
+
+
+async def test_on_judgments_is_called_inside_the_span_and_can_add_the_dropped(
+    rerank: Rerank, engine: ScriptedEngine
+) -> None:
+    def add_to_span(query: str, passages: list[str], judgments: list[Judgment]) -> None:
+        scores = {passages[judgment.index]: judgment.score for judgment in judgments}
+        trace.get_current_span().set_attribute("metadata", json.dumps(scores))
+
+    rank1 = Rank1(engine, on_judgments=add_to_span)
+    with exported() as spans:
+        await rerank(Rank1Postprocessor(rank1=rank1, top_n=1), some_nodes(SHORT, LONG))
+    (span,) = spans.rerankers()
+    assert json.loads(attributes(span)["metadata"]).keys() == {SHORT, LONG}
+    assert len(documents(span, "output")) == 1
 
 
 async def test_a_rerank_of_nothing_is_a_reranker_span_too(rerank: Rerank, rank1: Rank1) -> None:

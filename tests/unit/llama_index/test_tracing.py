@@ -8,9 +8,14 @@ import threading
 from typing import Any
 
 import pytest
+from llama_index.core import SummaryIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.llms import MockLLM
+from llama_index.core.query_engine import RetrieverQueryEngine
+from llama_index.core.response_synthesizers.no_text import NoText
+from llama_index.core.schema import TextNode
 from llama_index_instrumentation import get_dispatcher
 from llama_index_instrumentation.base import BaseEvent
 
@@ -128,6 +133,34 @@ async def test_after_an_error_the_callbacks_event_ends_with_it(
         await rerank(postprocessor, some_nodes("fail"))
     ((_, end),) = debug.get_event_pairs(CBEventType.RERANKING)
     assert (end.payload or {})[EventPayload.EXCEPTION] is failure.value
+
+
+@pytest.mark.parametrize("form", ["query", "aquery"])
+async def test_an_error_inside_a_query_engine_drops_both_spans_and_no_other(
+    form: str, rank1: Rank1
+) -> None:
+    nodes = [TextNode(text=LONG), TextNode(text="fail")]
+    query_engine = RetrieverQueryEngine(
+        SummaryIndex(nodes).as_retriever(),
+        response_synthesizer=NoText(llm=MockLLM()),
+        node_postprocessors=[Rank1Postprocessor(rank1=rank1)],
+    )
+    with recorded() as recording, pytest.raises(EngineError):
+        if form == "query":
+            query_engine.query(QUERY)
+        else:
+            await query_engine.aquery(QUERY)
+    (span,) = recording.rerank_spans()
+    (start,) = recording.rerank_events()
+    assert start.span_id == span.id_
+    assert span in recording.spans.dropped_spans
+    dropped = {dropped.id_ for dropped in recording.spans.dropped_spans}
+    assert {name.partition(".")[0] for name in dropped} == {
+        "Rank1Postprocessor",
+        "RetrieverQueryEngine",
+    }
+    assert span.parent_id in dropped
+    assert recording.spans.open_spans == {}
 
 
 async def test_spans_of_calls_at_the_same_time_do_not_mix() -> None:
