@@ -44,6 +44,7 @@ def reader() -> Iterator[dict[str, Any]]:
         names["certain"],
     ):
         assert_filtered(nodes)
+    assert len(names["punctual"].source_nodes) == 5
     assert BEST in str(names["response"])
     assert BEST in str(names["answer"])
     assert "relevance_reasoning" not in str(names["response"])

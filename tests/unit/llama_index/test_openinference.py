@@ -45,7 +45,7 @@ async def test_the_output_documents_show_reasoning_and_tokens(rerank: Rerank, ra
     (document,) = documents(spans.rerankers()[0], "output")
     assert document["metadata"] == kept.metadata
     assert document["metadata"]["relevance_reasoning"] == f"I have read: {LONG}."
-    assert document["metadata"]["rank1"]["reasoning_tokens"] == 8
+    assert document["metadata"]["rank1"]["reasoning_tokens"] > 0
     assert document["metadata"]["rank1"]["prompt_tokens"] > 0
 
 
