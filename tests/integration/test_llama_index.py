@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 import pickle
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -48,6 +49,7 @@ from tests.integration.llama_index_app import (
     searching_llm,
     texts,
 )
+from tests.integration.tampering_proxy import Call, TamperingProxy
 from tests.unit.llama_index.recording import recorded
 
 FORMS = pytest.mark.parametrize("form", ["sync", "async"])
@@ -413,6 +415,30 @@ async def test_images_and_nodes_without_text_are_judged_among_the_others(
     assert texts(kept)[0] == BEST
     assert {type(node.node) for node in kept} == {Node, ImageNode, TextNode}
     assert all(0 <= score <= 1 for score in scores(kept))
+
+
+@FORMS
+async def test_past_the_deadline_the_answer_is_made_from_what_the_retriever_found(
+    form: str, retriever: Bm25Retriever, proxy: TamperingProxy
+) -> None:
+    over = threading.Event()
+
+    def hold(call: Call) -> None:
+        if call.path == "/v1/completions":
+            over.wait(60)
+
+    proxy.refuse = hold
+    postprocessor = Rank1Postprocessor(
+        base_url=proxy.url, deadline=1.0, thinking="adaptive", on_error="keep", top_n=3
+    )
+    with recorded() as recording:
+        kept = await ask(form, engine(retriever, postprocessor))
+    over.set()
+    assert texts(kept) == texts(retriever.retrieve(QUERY))[:3]
+    assert [node.score for node in kept] == [None] * 3
+    assert all(node.metadata["rank1"]["finish"] == "skipped" for node in kept)
+    assert len(recording.rerank_events()) == 2
+    await postprocessor.aclose()
 
 
 @FORMS
