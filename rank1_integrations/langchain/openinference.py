@@ -43,14 +43,20 @@ def show_question(question: Question) -> None:
 
 def show_answer(answer: Answer, *, model: str) -> None:
     """Say on the current run's span what was kept, and what it cost."""
-    prompt, thought = answer["tokens"]["prompt_tokens"], answer["tokens"]["reasoning_tokens"]
+    tokens = answer["tokens"]
+    prompt, thought = tokens["prompt_tokens"], tokens["reasoning_tokens"]
     _set(
         {
             **get_reranker_attributes(
                 model_name=model, output_documents=_span_documents(answer["documents"])
             ),
             **get_llm_token_count_attributes(
-                {"prompt": prompt, "completion": thought, "total": prompt + thought}
+                {
+                    "prompt": prompt,
+                    "completion": thought,
+                    "total": prompt + thought,
+                    "prompt_details": {"cache_read": tokens["cached_tokens"]},
+                }
             ),
         }
     )

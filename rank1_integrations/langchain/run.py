@@ -27,9 +27,10 @@ class Question(Cut):
 
 
 class Tokens(TypedDict):
-    """What was spent on all documents together."""
+    """What was spent on all documents together; named as in `Judgment`."""
 
     prompt_tokens: int
+    cached_tokens: int
     reasoning_tokens: int
 
 
@@ -112,6 +113,7 @@ def _answer(documents: list[Document], kept: list[Judgment], dropped: list[Judgm
         "dropped": [judged(documents[judgment.index], judgment) for judgment in dropped],
         "tokens": {
             "prompt_tokens": sum(judgment.prompt_tokens for judgment in computed),
+            "cached_tokens": sum(judgment.cached_tokens for judgment in computed),
             "reasoning_tokens": sum(judgment.reasoning_tokens for judgment in computed),
         },
     }

@@ -27,6 +27,7 @@ def reader() -> Iterator[dict[str, Any]]:
     for made in ("relevant", "thorough", "kept"):
         assert_filtered(names[made])
     assert_filtered(names["state"]["documents"])
+    assert names["judged_in_time"]
     for answer in (names["answer"].text, names["state"]["answer"], names["messages"][-1].text):
         assert BEST in answer
         assert WORST not in answer

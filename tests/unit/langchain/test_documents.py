@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
+from langchain_core.load import dumpd
 
-from rank1_integrations import EngineError, Judgment, Rank1, Rank1Error
+from rank1_integrations import ConfigurationError, EngineError, Judgment, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from tests.scripted_engine import ScriptedEngine, length_script
 from tests.unit.langchain.conftest import (
@@ -97,6 +101,60 @@ async def test_a_subclass_of_document_stays_one(compress: Compress, rank1: Rank1
     (kept,) = await compress(Rank1Compressor(rank1=rank1), [Page(page_content="text", number=7)])
     assert isinstance(kept, Page)
     assert kept.number == 7
+
+
+@pytest.mark.parametrize(
+    "as_dict",
+    [
+        lambda document: document.model_dump(),
+        lambda document: {"page_content": document.page_content, "metadata": document.metadata},
+        dumpd,
+    ],
+)
+async def test_dicts_of_documents_are_documents(
+    as_dict: Callable[[Document], dict[str, Any]], compress: Compress, rank1: Rank1
+) -> None:
+    documents = some_documents(SHORT, LONG)
+    dicts: list[Any] = [as_dict(document) for document in documents]
+    before = copy.deepcopy(dicts)
+    kept = await compress(Rank1Compressor(rank1=rank1), dicts)
+    expected = await compress(Rank1Compressor(rank1=rank1), documents)
+    assert [type(document) for document in kept] == [Document, Document]
+    assert texts(kept) == [LONG, SHORT]
+    assert [document.metadata for document in kept] == [one.metadata for one in expected]
+    assert dicts == before
+
+
+async def test_a_dict_without_metadata_gets_some(compress: Compress, rank1: Rank1) -> None:
+    given: list[Any] = [{"page_content": LONG}, {"page_content": SHORT, "metadata": None}]
+    kept = await compress(Rank1Compressor(rank1=rank1), given)
+    assert set(kept[0].metadata) == {"relevance_score", "relevance_reasoning", "rank1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "description"),
+    [
+        ({"text": "private"}, r"a dict with the keys \['text'\]"),
+        (
+            {"page_content": 7, "metadata": {}},
+            r"a dict with the keys \['metadata', 'page_content'\]",
+        ),
+        ({"page_content": "a", "metadata": "private"}, "a dict with the keys"),
+        ({"lc": 1, "type": "constructor", "id": ["a"], "kwargs": {}}, "a dict with the keys"),
+        ({}, r"a dict with the keys \[\]"),
+        (7, "of type int"),
+        (None, "of type NoneType"),
+    ],
+)
+async def test_what_is_no_document_is_refused_and_said_what_it_must_be(
+    given: Any, description: str, compress: Compress, rank1: Rank1, engine: ScriptedEngine
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        await compress(Rank1Compressor(rank1=rank1), [*some_documents(LONG), given])
+    advice = "document 1 must be a Document, or a dict with a text 'page_content'"
+    assert re.match(f"{advice}.*; it is {description}", str(refusal.value))
+    assert "private" not in str(refusal.value)
+    assert engine.requests == []
 
 
 async def test_the_callers_documents_are_left_alone(compress: Compress, rank1: Rank1) -> None:
