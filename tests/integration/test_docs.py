@@ -18,7 +18,7 @@ from types import CodeType
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ["langchain"]
+PAGES = ["langchain", "llama-index"]
 ADDRESS = "http://localhost:8000/v1"
 
 
