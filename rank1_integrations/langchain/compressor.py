@@ -95,11 +95,11 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             ConfigurationError: As for `compress_documents`.
             EngineError: As for `compress_documents`.
         """
-        return _places(self.compress_documents(as_documents(documents), query))
+        return _places(self._run(query, documents)["documents"])
 
     async def arerank(self, documents: Documents, query: str) -> list[dict[str, Any]]:
         """`rerank`, awaited."""
-        return _places(await self.acompress_documents(as_documents(documents), query))
+        return _places((await self._arun(query, documents))["documents"])
 
     def grade(self, query: str, text: DocumentLike | str) -> Judgment:
         """Judge one text or document, as a LangGraph document grader does.
@@ -117,11 +117,11 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             ConfigurationError: As for `compress_documents`.
             EngineError: As for `compress_documents`.
         """
-        return _only_judgment(self._run(query, [text]))
+        return _only_judgment(self._rerank().invoke(self._verdict(query, text)))
 
     async def agrade(self, query: str, text: DocumentLike | str) -> Judgment:
         """`grade`, awaited."""
-        return _only_judgment(await self._arun(query, [text]))
+        return _only_judgment(await self._rerank().ainvoke(self._verdict(query, text)))
 
     def as_runnable(self) -> Rank1Step:
         """This compressor as a step of a chain, from `{"query", "documents"}` to documents.
@@ -152,6 +152,10 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             "top_n": self.top_n,
             "score_threshold": self.score_threshold,
         }
+
+    def _verdict(self, query: str, text: DocumentLike | str) -> Question:
+        """Asks whether a text is relevant, which is no matter of what a list is cut to."""
+        return {**self._question(query, [text]), "top_n": None, "score_threshold": 0.5}
 
     def _rerank(self) -> Rerank:
         name = type(self).__name__

@@ -23,8 +23,11 @@ def as_documents(given: Documents) -> list[Document]:
     """Documents from documents, dicts of documents, and texts.
 
     Raises:
-        ConfigurationError: One is none of these; the message names its place, from 0.
+        ConfigurationError: One is none of these; the message names its place, from 0. Or it is
+            one alone: its characters or keys would pass for texts.
     """
+    if isinstance(given, str | Document | Mapping):
+        raise ConfigurationError("documents must be a list; for one document pass [document]")
     return [_as_document(one, place) for place, one in enumerate(given)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from langchain_core.documents import Document
 from langchain_core.messages import ToolMessage
@@ -21,16 +21,19 @@ from rank1_integrations.langchain.documents import (
 
 try:
     from langchain.agents.middleware import AgentMiddleware
-    from langchain.agents.middleware.types import ToolCallRequest
     from langgraph.types import Command
 except ImportError as error:
     raise MissingExtraError("langchain", "langchain-agents") from error
 
-Result = ToolMessage | Command[Any]
-Query = str | Callable[[ToolCallRequest], str]
+if TYPE_CHECKING:
+    # langchain's first releases have it for type checkers only.
+    from langchain.agents.middleware.types import ToolCallRequest
+
+Result: TypeAlias = ToolMessage | Command[Any]
+Query: TypeAlias = "str | Callable[[ToolCallRequest], str]"
 
 
-class Rank1FilterMiddleware(AgentMiddleware[Any, Any, Any]):
+class Rank1FilterMiddleware(AgentMiddleware):
     """Filters what an agent's retriever tools found, before the chat model reads it.
 
     A tool's result is filtered if its artifact is a list of documents, as

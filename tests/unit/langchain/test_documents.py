@@ -151,6 +151,12 @@ async def test_what_is_no_document_is_refused_and_said_what_it_must_be(
     assert engine.requests == []
 
 
+@pytest.mark.parametrize("one", [LONG, Document(page_content=LONG), {"page_content": LONG}])
+async def test_one_document_alone_is_no_list(one: Any, compress: Compress, rank1: Rank1) -> None:
+    with pytest.raises(ConfigurationError, match=r"for one document pass \[document\]"):
+        await compress(Rank1Compressor(rank1=rank1), one)
+
+
 async def test_the_callers_documents_are_left_alone(compress: Compress, rank1: Rank1) -> None:
     documents = some_documents(SHORT, LONG)
     before = [document.model_copy(deep=True) for document in documents]

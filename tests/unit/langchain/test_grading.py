@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,19 @@ async def test_the_verdict_is_the_models_whatever_the_compressor_keeps(
     compressor = Rank1Compressor(rank1=rank1, **cut)
     assert (await grade(form, compressor, SHORT)).relevant is False
     assert (await grade(form, compressor, f"{MIDDLE}!")).relevant is True
+
+
+@FORMS
+@pytest.mark.parametrize(("text", "place"), [(LONG, "documents"), (SHORT, "dropped")])
+async def test_its_run_shows_the_verdict(form: str, text: str, place: str, rank1: Rank1) -> None:
+    compressor, runs = Rank1Compressor(rank1=rank1), RunCollectorCallbackHandler()
+    step = RunnableLambda(partial(grade, form, compressor))
+    await step.ainvoke(text, {"callbacks": [runs]})
+    (run,) = runs.traced_runs[0].child_runs
+    assert [len((run.outputs or {})[name]) for name in ("documents", "dropped")] == [
+        place == "documents",
+        place == "dropped",
+    ]
 
 
 @FORMS
