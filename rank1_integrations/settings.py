@@ -103,11 +103,12 @@ class Rank1Settings(Options):
             await self._rank1.aclose()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """For pickling: the settings alone, without key and callback."""
+        """For pickling: the settings alone, without key, cache and callback."""
         if self.rank1 is not None:
             self.rank1.__reduce__()
         state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "api_key": None, "on_judgments": None}
+        left_behind = dict.fromkeys(("api_key", "cache", "on_judgments"))
+        state["__dict__"] = {**state["__dict__"], **left_behind}
         private = {**(state["__pydantic_private__"] or {})}
         private.pop("_rank1", None)
         state["__pydantic_private__"] = private
