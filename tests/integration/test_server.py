@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
-from tests.integration.conftest import SERVED_NAME, free_port
+from tests.integration.conftest import SERVED_NAME
 from tests.integration.tampering_proxy import Answer, Call, Json, TamperingProxy
+from tests.integration.vllm_server import free_port
 
 QUERY = "How do I sort a list in place?"
 PASSAGES = [
