@@ -32,7 +32,12 @@ def langchain_store() -> InMemoryVectorStore:
 def llama_index_store() -> VectorStoreIndex:
     """A LlamaIndex vector index, in memory; any other takes its place."""
     nodes = [
-        TextNode(text=passage.text, metadata={"source": passage.source}) for passage in _passages()
+        TextNode(
+            text=passage.text,
+            metadata={"source": passage.source},
+            excluded_embed_metadata_keys=["source"],
+        )
+        for passage in _passages()
     ]
     return VectorStoreIndex(nodes, embed_model=MiniLMEmbedding())
 
