@@ -91,8 +91,9 @@ def main() -> None:
             print(make.__name__, QUESTION, messages[-1].text, sep="\n")
             for message in messages:
                 if isinstance(message, ToolMessage):
-                    for document in message.artifact:
-                        print(f"- {document.metadata['source']}: {document.metadata['relevance_reasoning']}")
+                    for found in message.artifact:
+                        metadata = found.metadata
+                        print(f"- {metadata['source']}: {metadata['relevance_reasoning']}")
 
 
 if __name__ == "__main__":

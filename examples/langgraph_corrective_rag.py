@@ -1,6 +1,6 @@
 """Corrective RAG in LangGraph: where no passage is relevant, the question is put another way.
 
-    CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langgraph_corrective_rag
+CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langgraph_corrective_rag
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ MOST_REWRITES = 2
 NOTHING_FOUND = "The documentation says nothing about this."
 
 REWRITE = ChatPromptTemplate.from_messages(
-    [("user", "Nothing was found for this question. Ask it in other words:\n\n{query}")]
+    [
+        ("system", "Ask the user's question in other words."),
+        ("user", "How do I rename a folder?"),
+        ("assistant", "How do I move a directory?"),
+        ("user", "{query}"),
+    ]
 )
 
 
