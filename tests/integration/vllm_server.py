@@ -36,7 +36,7 @@ def vllm_server(
         log: File for what the server writes.
         name: The name it is served under.
         environment: Variables to set beside those of this process.
-        **options: Of vLLM's command line, with underscores.
+        **options: Of vLLM's command line, with underscores; True for one without a value.
 
     Yields:
         Its address, with /v1.
@@ -44,13 +44,17 @@ def vllm_server(
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
     port = free_port()
     options = {"model": model, "served_model_name": name, "port": port, **options}
-    arguments = [(f"--{key.replace('_', '-')}", str(value)) for key, value in options.items()]
+    arguments = [
+        part
+        for key, value in options.items()
+        for part in (f"--{key.replace('_', '-')}", *([] if value is True else [str(value)]))
+    ]
     with log.open("wb") as output:
         server = subprocess.Popen(
             [
                 *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
                 *("--host", "127.0.0.1", "--enforce-eager"),
-                *(part for pair in arguments for part in pair),
+                *arguments,
             ],
             stdout=output,
             stderr=subprocess.STDOUT,
