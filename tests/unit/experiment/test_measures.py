@@ -108,7 +108,7 @@ def test_precision_and_recall_are_those_of_the_passages_kept() -> None:
 def test_the_lowest_relevant_grade_can_be_raised() -> None:
     graded = query({"a": 1, "b": 0, "c": 2})
     found = figures(graded, [3.0, 2.0, 1.0], Scale(top_n=10, score_threshold=0.5, min_grade=2))
-    assert (found.mrr, found.precision) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert [found.mrr, found.precision] == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_costs_are_sums_over_all_queries() -> None:
@@ -153,11 +153,9 @@ def test_rank_measures_agree_with_ir_measures_on_distinct_scores(
 
 def test_calibration_error_is_what_is_reckoned_by_hand() -> None:
     bins = calibration_bins([(0.95, True), (0.91, False), (1.0, True), (0.2, False), (0.0, False)])
-    assert bins == [
-        Bin(1, 0.0, 0.0),
-        Bin(1, 0.2, 0.0),
-        Bin(3, pytest.approx((0.95 + 0.91 + 1.0) / 3), pytest.approx(2 / 3)),
-    ]
+    assert bins[:2] == [Bin(1, 0.0, 0.0), Bin(1, 0.2, 0.0)]
+    assert bins[2].passages == 3
+    assert [bins[2].score, bins[2].relevant] == pytest.approx([2.86 / 3, 2 / 3])
     assert calibration_error(bins) == pytest.approx((0.2 + 3 * (2.86 / 3 - 2 / 3)) / 5)
 
 
@@ -195,10 +193,7 @@ def test_a_difference_has_an_interval_and_a_p_value_of_the_paired_t_test() -> No
     # whose two-sided p is 0.391 and whose 97.5% quantile is 3.182.
     step = (1 - second) / 4
     assert found.difference == pytest.approx(-step)
-    assert (found.low, found.high) == (
-        pytest.approx(-step * 4.182, rel=1e-3),
-        pytest.approx(step * 2.182, rel=1e-3),
-    )
+    assert [found.low, found.high] == pytest.approx([-step * 4.182, step * 2.182], rel=1e-3)
     assert found.p_value == pytest.approx(0.391, abs=1e-3)
     assert found.tokens_share == 10
 
