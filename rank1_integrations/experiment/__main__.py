@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from rank1_integrations.errors import MissingExtraError, Rank1Error
+from rank1_integrations.errors import Rank1Error
 from rank1_integrations.experiment.collection import read_collection
 from rank1_integrations.experiment.policies import DEFAULTS, FIXED, parse_policies
-from rank1_integrations.experiment.running import PolicyRun, Setup
+from rank1_integrations.experiment.running import Setup
 from rank1_integrations.options import Options
 
 MODEL = ("backend", "base_url", "model")
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         _run(asked)
-    except Rank1Error as error:
+    except (Rank1Error, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
@@ -40,14 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    # Here, so that --help and mistakes cost no second, and a missing library is a sentence.
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError as error:
-        raise MissingExtraError(error.name or "rich", "experiment") from None
-    from rank1_integrations.experiment import measures, report
-
     policies = parse_policies(asked.policy)
     collection = read_collection(
         asked.collection,
@@ -56,50 +48,20 @@ def _run(asked: argparse.Namespace) -> None:
         min_grade=asked.min_grade,
         candidates=asked.candidates,
     )
-    queries = collection.queries[: asked.queries]
+    # Here, so that --help and mistakes cost no time, and a missing library is a sentence.
+    from rank1_integrations.experiment.trial import try_policies
+
     settings = {name: value for name, value in vars(asked).items() if name in Setup.model_fields}
-    progress = Console(stderr=True)
     with closing(Setup.check(settings)) as setup:
-        model = setup.start()
-        scale = measures.Scale(
-            top_n=setup.top_n,
-            score_threshold=setup.score_threshold,
+        try_policies(
+            policies,
+            setup,
+            collection,
+            queries=asked.queries,
             min_grade=asked.min_grade,
             gains=asked.gains,
+            output=asked.output,
         )
-        # All are made before the first is judged, so that a mistake in the last shows at once.
-        runs = [
-            PolicyRun(setup, model, policy, collection, asked.output / policy.name)
-            for policy in policies
-        ]
-        rows: list[report.Row] = []
-        try:
-            for run in runs:
-                if known := run.known(queries):
-                    progress.print(f"{run.policy.name}: {known} queries judged before are reused")
-                judging = track(run.judge(queries), run.policy.name, len(queries), console=progress)
-                figures = measures.measure(queries, list(judging), scale)
-                against = measures.compare(figures, rows[0].figures) if rows else None
-                rows.append(report.Row(run.policy, figures, against))
-        except BaseException:
-            progress.print(
-                f"Stopped in {run.policy.name}. Nothing judged is lost: the same command goes on "
-                f"from what is in {asked.output}"
-            )
-            raise
-        finally:
-            if rows:
-                done = report.Report(
-                    model=model,
-                    collection=collection.name,
-                    queries=len(queries),
-                    left_out=collection.left_out,
-                    scale=scale,
-                    retriever=measures.measure(queries, measures.unranked(queries), scale),
-                    rows=rows,
-                )
-                report.write(done, asked.output)
-                report.show(done)
 
 
 def _parser() -> argparse.ArgumentParser:

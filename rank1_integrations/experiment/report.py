@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,9 @@ class Row:
     comparison: Comparison | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Report:
-    """All finished policies on one model and collection.
+    """All policies that have finished, on one model and collection.
 
     Attributes:
         model: Its name.
@@ -55,14 +54,14 @@ class Report:
     left_out: int
     scale: Scale
     retriever: Figures
-    rows: Sequence[Row]
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def heading(self) -> str:
         """What was judged, by what."""
         return (
             f"{self.model} on {self.collection}: {self.queries} queries, "
-            f"{self.rows[0].figures.passages} passages"
+            f"{self.retriever.passages} passages"
         )
 
     @property

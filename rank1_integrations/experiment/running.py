@@ -142,13 +142,18 @@ class PolicyRun:
         if not known.exists():
             folder.mkdir(parents=True, exist_ok=True)
             known.write_text(json.dumps(self._settings, indent=2), encoding="utf-8")
-        before = json.loads(known.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(known.read_text(encoding="utf-8")))
+            judged = {one.query_id: one for one in _read(self._file, self._collection)}
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigurationError(
+                f"{folder} holds something else than judgments ({error}): give another --output"
+            ) from None
         if before != self._settings:
             raise ConfigurationError(
                 f"{folder} holds judgments made with other settings "
                 f"({_difference(before, self._settings)}): give another --output, or delete it"
             )
-        judged = {one.query_id: one for one in _read(self._file, self._collection)}
         # A torn line of an interrupted run, and queries with failures, are done again.
         rewritten = self._file.with_suffix(".new")
         rewritten.write_text("", encoding="utf-8")

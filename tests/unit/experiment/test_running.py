@@ -139,6 +139,18 @@ def test_judgments_of_other_settings_are_neither_reused_nor_lost(
     assert run(engine, tmp_path).known(QUERIES) == 1
 
 
+@pytest.mark.parametrize("file", ["settings.json", "judgments.jsonl"])
+@pytest.mark.parametrize("content", ["not JSON\n", "[]\n", '{"query_id": "q0"}\n', "7\n"])
+def test_files_of_something_else_are_left_alone(
+    engine: ScriptedEngine, tmp_path: Path, file: str, content: str
+) -> None:
+    judge(run(engine, tmp_path), 1)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ConfigurationError, match="give another --output"):
+        run(engine, tmp_path)
+    assert (tmp_path / file).read_text() == content
+
+
 def test_a_policy_decides_over_the_options_of_all() -> None:
     engine = ScriptedEngine(length_script)
     setup = Setup(rank1=Rank1(engine, thinking="none", max_concurrency=3, on_error="raise"))
