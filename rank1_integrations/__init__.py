@@ -7,5 +7,6 @@
 from rank1_integrations.errors import ConfigurationError, EngineError, Rank1Error
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.reranker import Rank1
+from rank1_integrations.usage import Usage
 
-__all__ = ["ConfigurationError", "EngineError", "Judgment", "Rank1", "Rank1Error"]
+__all__ = ["ConfigurationError", "EngineError", "Judgment", "Rank1", "Rank1Error", "Usage"]

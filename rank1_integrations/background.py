@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import Future
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from rank1_integrations.errors import Rank1Error
@@ -39,6 +40,47 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 async def arun(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the background loop and await its result; cancelling cancels the work."""
     return await asyncio.wrap_future(_submit(work))
+
+
+async def iterate(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The items of `source`, which runs on the background loop and ends when this does."""
+    loop, items = asyncio.get_running_loop(), asyncio.Queue[T | None]()
+
+    async def produce() -> None:
+        async with aclosing(source):
+            async for item in source:
+                loop.call_soon_threadsafe(items.put_nowait, item)
+
+    producing = asyncio.ensure_future(arun(produce()))
+    producing.add_done_callback(lambda _: items.put_nowait(None))
+    try:
+        while (item := await items.get()) is not None:
+            yield item
+        await producing
+    finally:
+        producing.cancel()
+
+
+async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first error cancels what still runs and is raised itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def as_completed(works: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T, None]:
+    """Results as they come; an error, or leaving early, cancels what still runs."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        for result in asyncio.as_completed(tasks):
+            yield await result
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Call(Generic[T]):

@@ -19,11 +19,14 @@ class Judgment:
             to 1.0 long before the order is decided); None if the passage was not judged.
         reasoning: The model's thought, without `<think>` tags; empty for a direct verdict.
             An explanation offered by the model, not a proof; escape it where you show it as HTML.
-        finish: "concluded": the thought ended by itself. "forced": the thought was cut at its
-            budget and the verdict asked for. "direct": no thought was asked for. "skipped":
-            never begun. "failed": the engine gave no usable answer, see `error`.
+        finish: "concluded": the thought ended by itself. "forced": the thought was cut, at its
+            limit, at the deadline or where the answer was plain, and the verdict asked for.
+            "direct": the verdict without a thought. "skipped": not judged, because enough was
+            found (`error` is None) or time ran out. "failed": the engine gave no usable answer,
+            see `error`.
         reasoning_tokens: Tokens generated for the thought.
         prompt_tokens: Tokens of the prompt that held query and passage.
+        cached_tokens: Those of them that the engine had read before, where it tells.
         cached: The judgment was remembered, not computed.
         sanitized: Control tokens or forged prompt lines in query or passage were made harmless.
         truncated: The passage was shortened to fit the model's context.
@@ -38,6 +41,7 @@ class Judgment:
     finish: Finish
     reasoning_tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     cached: bool = False
     sanitized: bool = False
     truncated: bool = False

@@ -11,69 +11,195 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from rank1_integrations.engines.base import Completion, Request, TokenIds
 from rank1_integrations.errors import EngineError
-from rank1_integrations.judgment import Judgment
+from rank1_integrations.judgment import Finish, Judgment
 from rank1_integrations.prompt import END_OF_THOUGHT, FALSE, TRUE, Prompt
 
-Thinking = Literal["full", "none"]
 Procedure = Generator[Request, Completion, Judgment]
 
 # The thought that https://arxiv.org/abs/2505.16886 puts in the model's mouth to skip thinking.
 FINISHED_THOUGHT = "Okay, I think I have finished thinking."
 
+SAMPLING_TEMPERATURE = 0.6
+"""What the model that Rank1 learned to reason from is sampled with
+(https://huggingface.co/deepseek-ai/DeepSeek-R1)."""
+
+# Thoughts are shorter than this in tokens.
+_SEEDS_A_SAMPLE = 1_000_003
+
 # Log-probabilities of -inf are cut here: JSON has no infinity, and a difference stays a number.
 _LOWEST_LOGPROB = -9999.0
 
+# Where a token ends inside a character, decoders put this in the character's place.
+_BROKEN_CHARACTER = "\ufffd"
 
-def judge(index: int, prompt: Prompt, *, thinking: Thinking, max_tokens: int) -> Procedure:
+
+class OutOfTime(Exception):  # noqa: N818 (a signal between the parts of this package, no error)
+    """Thrown into a procedure in place of the completion of a thought: conclude now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probing:
+    """Asks for the verdict in the middle of a thought, to leave it once the answer is plain.
+
+    Attributes:
+        step_tokens: Tokens of thought between two probes.
+        boundary: The log-odds that decide: a passage above is kept, one below is not.
+        sure: How far from the boundary, in log-odds, a verdict is taken as final.
+        settled: Two probes on the same side that differ by less, in log-odds, are final too.
+        first: The log-odds without any thought, which the first probe is compared with.
+    """
+
+    step_tokens: int
+    boundary: float
+    sure: float
+    settled: float
+    first: float
+
+    def is_plain(self, before: float, now: float) -> bool:
+        """Whether a probe, after the one before it, leaves nothing to think about."""
+        if abs(now - self.boundary) >= self.sure:
+            return True
+        same_side = (now > self.boundary) == (before > self.boundary)
+        return same_side and abs(now - before) < self.settled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a passage is to be judged: with model and prompt, all that decides its judgment.
+
+    Attributes:
+        max_tokens: The longest thought, in tokens; 0 for the verdict at once.
+        probing: When to leave a thought before its end; None to hear it out.
+        samples: How many thoughts are sampled, to take the mean of; 1 for the likeliest alone.
+    """
+
+    max_tokens: int
+    probing: Probing | None = None
+    samples: int = 1
+
+    @property
+    def temperature(self) -> float:
+        """0 for the likeliest thought, above for a sampled one."""
+        return 0.0 if self.samples == 1 else SAMPLING_TEMPERATURE
+
+
+def judge(
+    index: int, prompt: Prompt, plan: Plan, *, sample: int = 0, step_tokens: int | None = None
+) -> Procedure:
     """The requests that judge one passage, in order; returns the judgment.
+
+    `OutOfTime` may be thrown in for any request that is not for labels.
 
     Args:
         index: The passage's place in the caller's list.
         prompt: What to ask.
-        thinking: "full": a thought, then the verdict. "none": the verdict at once.
-        max_tokens: The longest thought, in tokens.
+        plan: How to judge.
+        sample: Which of the plan's samples this one is, from 0.
+        step_tokens: Ask for the thought in parts of so many tokens, so that little is lost where
+            it is cut; None for the whole at once. It does not change the judgment.
 
     Raises:
         EngineError: The completions hold no label log-probability.
     """
-    if thinking == "none":
+    if plan.max_tokens == 0:
         return (yield from _answer_directly(index, prompt))
-    return (yield from _think(index, prompt, max_tokens))
+    return (yield from _think(index, prompt, plan, sample, step_tokens))
+
+
+@dataclass(slots=True)
+class _Thought:
+    """What was thought so far, and where it goes on."""
+
+    ahead: str | TokenIds
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    has_ended: bool = False
+    probe: Completion | None = None
+    """The verdict on exactly this text, if it was asked for."""
+
+    def add(self, part: Completion, prompt: Prompt) -> None:
+        if self.tokens == 0:
+            self.prompt_tokens, self.cached_tokens = part.prompt_tokens, part.cached_tokens
+            self.text = part.text
+        else:
+            self.text = self.text.removesuffix(_BROKEN_CHARACTER) + part.text.removeprefix(
+                _BROKEN_CHARACTER
+            )
+        self.tokens += part.tokens
+        self.ahead, self.has_ended, self.probe = part.continuation, part.stopped, None
+        # Where the end mark is several tokens, it can begin in one part and end in the next.
+        before, mark, _ = self.text.partition(END_OF_THOUGHT)
+        if mark:
+            self.text, self.has_ended = before, True
+            self.ahead = f"{prompt.text}{before}{mark}"
+
+
+def _think(
+    index: int, prompt: Prompt, plan: Plan, sample: int, step_tokens: int | None
+) -> Procedure:
+    thought, probing = _Thought(prompt.text), plan.probing
+    if probing is not None:
+        step_tokens, before = probing.step_tokens, probing.first
+    while thought.tokens < plan.max_tokens:
+        left = plan.max_tokens - thought.tokens
+        try:
+            part = yield Request(
+                prompt=thought.ahead,
+                max_tokens=min(step_tokens or left, left),
+                stop=END_OF_THOUGHT,
+                temperature=plan.temperature,
+                seed=_seed(sample, thought) if plan.temperature else None,
+            )
+        except OutOfTime:
+            break
+        thought.add(part, prompt)
+        if thought.has_ended:
+            answer = yield _verdict(thought.ahead)
+            return _judgment(index, prompt, answer, thought, finish="concluded")
+        if not part.unfinished:
+            break
+        if probing is not None:
+            thought.probe = yield _forced_verdict(prompt, thought)
+            now, _ = _log_odds(thought.probe)
+            if probing.is_plain(before, now):
+                break
+            before = now
+    if thought.tokens == 0:
+        return (yield from _answer_directly(index, prompt))
+    answer = thought.probe or (yield _forced_verdict(prompt, thought))
+    return _judgment(index, prompt, answer, thought, finish="forced")
+
+
+def _seed(sample: int, thought: _Thought) -> int:
+    """Another one for every sample, and for every part of it."""
+    return sample * _SEEDS_A_SAMPLE + thought.tokens
 
 
 def _answer_directly(index: int, prompt: Prompt) -> Procedure:
     answer = yield _verdict(_conclude(prompt.text, FINISHED_THOUGHT))
-    log_odds, bounded = _log_odds(answer)
-    return Judgment(
-        index=index,
-        log_odds=log_odds,
-        bounded=bounded,
-        finish="direct",
-        prompt_tokens=answer.prompt_tokens,
-        sanitized=prompt.sanitized,
-        truncated=prompt.truncated,
-    )
+    nothing = _Thought("", prompt_tokens=answer.prompt_tokens, cached_tokens=answer.cached_tokens)
+    return _judgment(index, prompt, answer, nothing, finish="direct")
 
 
-def _think(index: int, prompt: Prompt, max_tokens: int) -> Procedure:
-    thought = yield Request(prompt=prompt.text, max_tokens=max_tokens, stop=END_OF_THOUGHT)
-    if thought.stopped:
-        answer = yield _verdict(thought.continuation)
-    else:
-        answer = yield _verdict(_conclude(prompt.text, _whole_sentences(thought.text)))
+def _judgment(
+    index: int, prompt: Prompt, answer: Completion, thought: _Thought, *, finish: Finish
+) -> Judgment:
     log_odds, bounded = _log_odds(answer)
     return Judgment(
         index=index,
         log_odds=log_odds,
         bounded=bounded,
         reasoning=thought.text.strip(),
-        finish="concluded" if thought.stopped else "forced",
+        finish=finish,
         reasoning_tokens=thought.tokens,
         prompt_tokens=thought.prompt_tokens,
+        cached_tokens=thought.cached_tokens,
         sanitized=prompt.sanitized,
         truncated=prompt.truncated,
     )
@@ -81,6 +207,10 @@ def _think(index: int, prompt: Prompt, max_tokens: int) -> Procedure:
 
 def _verdict(prompt: str | TokenIds) -> Request:
     return Request(prompt=prompt, max_tokens=1, labels=(TRUE, FALSE))
+
+
+def _forced_verdict(prompt: Prompt, thought: _Thought) -> Request:
+    return _verdict(_conclude(prompt.text, _whole_sentences(thought.text)))
 
 
 def _conclude(prompt: str, thought: str) -> str:
@@ -91,6 +221,23 @@ def _whole_sentences(thought: str) -> str:
     """The thought up to its last sentence end; all of it if it has none."""
     end = max(thought.rfind(mark) for mark in ".!?")
     return (thought[: end + 1] if end >= 0 else thought).strip()
+
+
+def mean(samples: list[Judgment]) -> Judgment:
+    """One judgment from several sampled thoughts about the same passage.
+
+    Its log-odds are the mean of theirs, its tokens their sum; reasoning and finish are those of
+    the sample nearest to the mean.
+    """
+    odds = [one.log_odds for one in samples if one.log_odds is not None]
+    middle = math.fsum(odds) / len(odds)
+    nearest = min(samples, key=lambda one: abs((one.log_odds or 0.0) - middle))
+    return replace(
+        nearest,
+        log_odds=middle,
+        bounded=any(one.bounded for one in samples),
+        reasoning_tokens=sum(one.reasoning_tokens for one in samples),
+    )
 
 
 def _log_odds(answer: Completion) -> tuple[float, bool]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from rank1_integrations import background, procedure
+from rank1_integrations import background
+from rank1_integrations.deadline import Deadline
 from rank1_integrations.engines.base import Engine
-from rank1_integrations.errors import ConfigurationError, EngineError, Rank1Error
-from rank1_integrations.fitting import fit
+from rank1_integrations.errors import ConfigurationError, Rank1Error
+from rank1_integrations.judging import Judging
 from rank1_integrations.judgment import Judgment, rank
 from rank1_integrations.options import Options, check_cut
+from rank1_integrations.passage_judge import PassageJudge
 from rank1_integrations.prompt import define_relevance
+from rank1_integrations.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +36,7 @@ class Rank1:
         """Wrap an engine; `options` are the fields of `Options`."""
         self._engine = engine
         self._options = Options.check(options)
-        self._slots: asyncio.Semaphore | None = None
+        self._passage_judge = PassageJudge(engine, self._options)
         self._closed = False
 
     @classmethod
@@ -113,6 +117,11 @@ class Rank1:
         """What this object was made with."""
         return self._options
 
+    @property
+    def usage(self) -> Usage:
+        """What this object's judgments have cost so far, as a copy."""
+        return replace(self._passage_judge.usage)
+
     def judge(
         self,
         query: str,
@@ -138,9 +147,9 @@ class Rank1:
             EngineError: The engine failed, and `on_error` is "raise".
             Rank1Error: This object is closed.
         """
-        check_cut(top_n, score_threshold)
         texts = _check_passages(passages)
-        return self._report(query, texts, background.run(self._judge(query, texts)))
+        judgments = self._judgments(query, texts, top_n, score_threshold)
+        return self._report(query, texts, background.run(_in_order(judgments)))
 
     async def ajudge(
         self,
@@ -151,9 +160,45 @@ class Rank1:
         score_threshold: float | None = None,
     ) -> list[Judgment]:
         """`judge`, awaited."""
-        check_cut(top_n, score_threshold)
         texts = _check_passages(passages)
-        return self._report(query, texts, await background.arun(self._judge(query, texts)))
+        judgments = self._judgments(query, texts, top_n, score_threshold)
+        return self._report(query, texts, await background.arun(_in_order(judgments)))
+
+    async def astream(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> AsyncGenerator[Judgment, None]:
+        """Judge every passage; the judgments come as they are made.
+
+        Leaving the loop early cancels what still runs.
+
+        Args:
+            query: As for `judge`.
+            passages: As for `judge`.
+            top_n: As for `judge`.
+            score_threshold: As for `judge`.
+
+        Yields:
+            One judgment for each passage, in the order in which they are made; `index` is the
+            passage's place.
+
+        Raises:
+            ConfigurationError: As for `judge`.
+            EngineError: As for `judge`.
+            Rank1Error: As for `judge`.
+        """
+        texts = _check_passages(passages)
+        judgments = self._judgments(query, texts, top_n, score_threshold)
+        made = []
+        async with aclosing(background.iterate(judgments)) as stream:
+            async for judgment in stream:
+                made.append(judgment)
+                yield judgment
+        self._report(query, texts, sorted(made, key=lambda one: one.index))
 
     def rank(
         self,
@@ -216,9 +261,12 @@ class Rank1:
             ConfigurationError: `top_n` or `score_threshold` can't work.
         """
         check_cut(top_n, score_threshold)
-        if self._options.on_error == "drop":
-            judgments = [judgment for judgment in judgments if judgment.score is not None]
-        return rank(judgments, top_n=top_n, score_threshold=score_threshold)
+        wanted = [one for one in judgments if one.score is not None or self._keeps_unjudged(one)]
+        return rank(wanted, top_n=top_n, score_threshold=score_threshold)
+
+    def _keeps_unjudged(self, judgment: Judgment) -> bool:
+        """Failures as `on_error` says; what was skipped because enough was found is left out."""
+        return self._options.on_error != "drop" and judgment.error is not None
 
     def close(self) -> None:
         """Free the engine's connections or memory. Further calls are refused."""
@@ -276,62 +324,35 @@ class Rank1:
                 logger.exception("on_judgments failed")
         return judgments
 
-    async def _judge(self, query: str, texts: list[str]) -> list[Judgment]:
+    def _judgments(
+        self, query: str, texts: list[str], top_n: int | None, score_threshold: float | None
+    ) -> AsyncGenerator[Judgment, None]:
+        """The judgments as they are made, to be run on the background loop; time runs from now."""
+        check_cut(top_n, score_threshold)
         query = _check_query(query)
         if self._closed:
             raise Rank1Error("this Rank1 object is closed: make a new one")
-        if not texts:
-            return []
-        asked = define_relevance(query, self._options.relevance)
-        try:
-            await self._engine.start()
-        except EngineError as error:
-            return [self._fail(index, error) for index in range(len(texts))]
-        return await _gather(
-            self._judge_passage(index, asked, text) for index, text in enumerate(texts)
+        reserve = self._passage_judge.verdict_times.needed(
+            len(texts), self._options.max_concurrency
         )
-
-    async def _judge_passage(self, index: int, query: str, passage: str) -> Judgment:
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self._options.max_concurrency)
-        async with self._slots:
-            try:
-                return await self._follow_procedure(index, query, passage)
-            except EngineError as error:
-                return self._fail(index, error)
-
-    async def _follow_procedure(self, index: int, query: str, passage: str) -> Judgment:
-        thinking = self._options.thinking
-        budget = self._options.max_reasoning_tokens if thinking == "full" else 0
-        prompt, budget = await fit(self._engine, query, passage, max_reasoning_tokens=budget)
-        steps = procedure.judge(index, prompt, thinking=thinking, max_tokens=budget)
-        request = next(steps)
-        while True:
-            completion = await self._engine.complete(request)
-            try:
-                request = steps.send(completion)
-            except StopIteration as end:
-                judgment: Judgment = end.value
-                return judgment
-
-    def _fail(self, index: int, error: EngineError) -> Judgment:
-        if self._options.on_error == "raise":
-            raise error
-        return Judgment(index=index, finish="failed", error=str(error))
+        return Judging(
+            self._passage_judge,
+            self._options,
+            define_relevance(query, self._options.relevance),
+            texts,
+            Deadline(self._options.deadline, reserve=reserve),
+            top_n=top_n,
+            score_threshold=score_threshold,
+        ).judgments()
 
     async def _close(self) -> None:
         self._closed = True
         await self._engine.aclose()
 
 
-async def _gather(judging: Iterable[Coroutine[Any, Any, Judgment]]) -> list[Judgment]:
-    """All results in order; the first error cancels what still runs and is raised itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in judging]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+async def _in_order(judgments: AsyncGenerator[Judgment, None]) -> list[Judgment]:
+    async with aclosing(judgments):
+        return sorted([one async for one in judgments], key=lambda one: one.index)
 
 
 def _check_query(query: str) -> str:

@@ -7,24 +7,31 @@ their own in `tests/integration`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from rank1_integrations.engines.base import Completion, Engine, Request
 from rank1_integrations.errors import EngineError
+from rank1_integrations.procedure import FINISHED_THOUGHT
 from rank1_integrations.prompt import FALSE, TRUE
+
+_WORD = re.compile(r" [^ ]*")
 
 Script = Callable[[str], float | Exception]
 
 
 class ScriptedEngine(Engine):
-    """Thinks one sentence about every passage, then gives it the log-odds of the script.
+    """Thinks a sentence about every passage, a token a word; then its log-odds are the script's.
 
     Args:
         script: From a passage to its log-odds, or to the error that judging it raises.
+        direct: The same for the verdict without a thought; as `script` if not given.
         seconds: How long every completion takes.
     """
 
-    def __init__(self, script: Script, *, seconds: float = 0.0) -> None:
+    def __init__(
+        self, script: Script, *, direct: Script | None = None, seconds: float = 0.0
+    ) -> None:
         self.model = "scripted"
         self.context_length: int | None = None
         self.seconds = seconds
@@ -33,7 +40,7 @@ class ScriptedEngine(Engine):
         self.most_running = 0
         self.cancelled = 0
         self.closed = False
-        self._script = script
+        self._script, self._direct = script, direct or script
 
     async def start(self) -> None:
         pass
@@ -53,18 +60,35 @@ class ScriptedEngine(Engine):
 
     def _completion(self, request: Request) -> Completion:
         assert isinstance(request.prompt, str)
-        passage = request.prompt.rpartition("\nPassage: ")[2].partition("\n<think>")[0]
-        log_odds = self._script(passage)
+        asked, _, thought = request.prompt.rpartition("<think>")
+        passage = asked.rpartition("\nPassage: ")[2].removesuffix("\n")
+        script = self._direct if FINISHED_THOUGHT in thought else self._script
+        log_odds = script(passage)
         if isinstance(log_odds, Exception):
             raise log_odds
-        thought = f" I have read: {passage[:40]}."
+        if request.labels:
+            return Completion(
+                text="",
+                stopped=False,
+                continuation="",
+                tokens=1,
+                prompt_tokens=len(request.prompt.split()),
+                label_logprobs={TRUE: log_odds / 2 - 5, FALSE: -log_odds / 2 - 5},
+            )
+        return self._go_on(request, f" I have read: {passage[:40]}.", thought)
+
+    def _go_on(self, request: Request, whole: str, before: str) -> Completion:
+        words = _WORD.findall(whole)[len(_WORD.findall(before)) :]
+        written = words[: request.max_tokens]
+        text = "".join(written)
+        is_whole = len(written) == len(words)
         return Completion(
-            text=thought,
-            stopped=request.stop is not None,
-            continuation=f"{request.prompt}{thought}{request.stop}",
-            tokens=8 if request.stop else 1,
-            prompt_tokens=len(request.prompt.split()),
-            label_logprobs={TRUE: log_odds / 2 - 5, FALSE: -log_odds / 2 - 5},
+            text=text,
+            stopped=is_whole,
+            unfinished=not is_whole,
+            continuation=f"{request.prompt}{text}{request.stop if is_whole else ''}",
+            tokens=len(written),
+            prompt_tokens=len(str(request.prompt).split()),
         )
 
     async def count_tokens(self, text: str) -> int:

@@ -11,7 +11,7 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One greedy completion.
+    """One completion.
 
     Attributes:
         prompt: Text, or token ids that are used as they are.
@@ -19,12 +19,16 @@ class Request:
         stop: Generation ends behind this text.
         labels: Texts of one token each; their log-probabilities at the first generated position
             are wanted.
+        temperature: 0 for the likeliest token at every place, above 0 to sample.
+        seed: Of the sampling, where the engine can take one.
     """
 
     prompt: str | TokenIds
     max_tokens: int
     stop: str | None = None
     labels: tuple[str, ...] = ()
+    temperature: float = 0.0
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,12 @@ class Completion:
         text: What was generated, without the stop text.
         stopped: The stop text was generated; False if the token limit or an end-of-sequence
             token came first.
+        unfinished: The token limit came first, so that `continuation` can go on from there.
         continuation: The prompt that goes on exactly where this completion ended, stop text
             included; token ids where the engine has them, so that nothing is tokenized twice.
         tokens: Tokens generated.
         prompt_tokens: Tokens of the prompt.
+        cached_tokens: Those of them that the engine did not have to read again, where it tells.
         label_logprobs: Natural log-probability for each label asked for that the engine could
             give, before any temperature or mask.
         label_bound: No label absent from `label_logprobs` has a higher log-probability.
@@ -49,6 +55,8 @@ class Completion:
     continuation: str | TokenIds
     tokens: int
     prompt_tokens: int
+    unfinished: bool = False
+    cached_tokens: int = 0
     label_logprobs: Mapping[str, float] = field(default_factory=dict)
     label_bound: float | None = None
 
@@ -72,7 +80,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def complete(self, request: Request) -> Completion:
-        """Complete one prompt greedily; engines batch what is asked for at the same time.
+        """Complete one prompt; engines batch what is asked for at the same time.
 
         Raises:
             EngineError: No usable answer came.

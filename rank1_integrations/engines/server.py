@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from openai.types import CompletionUsage
+
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
 from rank1_integrations.engines.server_api import ServerApi
 from rank1_integrations.errors import EngineError
@@ -20,6 +22,8 @@ _EXACT_TEXT = {
     # vLLM would take it from the checkpoint's generation_config.json.
     "repetition_penalty": 1.0,
 }
+# Likewise, where the whole distribution is to be sampled from.
+_EXACT_SAMPLING = {"top_k": -1, "min_p": 0.0}
 
 
 class ServerEngine(Engine):
@@ -115,26 +119,34 @@ class ServerEngine(Engine):
             request.prompt,
             max_tokens=request.max_tokens,
             stop=request.stop,
-            extras=_EXACT_TEXT,
+            temperature=request.temperature,
+            seed=request.seed,
+            extras=_EXACT_TEXT | (_EXACT_SAMPLING if request.temperature else {}),
         )
         choice = answer.choices[0]
         stopped = _stopped(choice, request.stop)
+        stop = (request.stop or "") if stopped else ""
         return Completion(
             text=choice.text,
             stopped=stopped,
-            continuation=await self._continuation(request, choice) if stopped else choice.text,
+            unfinished=choice.finish_reason == "length",
+            continuation=await self._continuation(request, choice, stop),
             tokens=answer.usage.completion_tokens if answer.usage else 0,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
+            cached_tokens=_cached_tokens(answer.usage),
         )
 
-    async def _continuation(self, request: Request, choice: Any) -> str | TokenIds:
+    async def _continuation(self, request: Request, choice: Any, stop: str) -> str | TokenIds:
         """Prompt, text and stop text: in the server's own tokens if they end with the stop."""
-        stop = request.stop or ""
-        stop_id = await self._single_id(stop)
         prompt_ids, ids = _extra(choice, "prompt_token_ids"), _extra(choice, "token_ids")
-        if stop_id is not None and prompt_ids and ids and ids[-1] == stop_id:
+        if prompt_ids and ids and (not stop or ids[-1] == await self._single_id(stop)):
             return (*prompt_ids, *ids)
-        return f"{request.prompt}{choice.text}{stop}"
+        if isinstance(request.prompt, str):
+            return f"{request.prompt}{choice.text}{stop}"
+        raise EngineError(
+            f"{self._api.base_url} took token ids and returned none: are there different servers "
+            "behind this address?"
+        )
 
     async def _read_labels(self, request: Request) -> Completion:
         ids = {label: await self._single_id(label) for label in request.labels}
@@ -161,6 +173,7 @@ class ServerEngine(Engine):
             continuation=choice.text,
             tokens=1,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
+            cached_tokens=_cached_tokens(answer.usage),
             label_logprobs=_label_logprobs(top[0], ids),
             label_bound=min(top[0].values()),
         )
@@ -185,6 +198,12 @@ def _label_logprobs(top: Mapping[str, float], ids: Mapping[str, int | None]) -> 
     """By token id where the server names tokens so, else by text."""
     found = {label: top.get(f"token_id:{token}", top.get(label)) for label, token in ids.items()}
     return {label: logprob for label, logprob in found.items() if logprob is not None}
+
+
+def _cached_tokens(usage: CompletionUsage | None) -> int:
+    """Of the prompt; vLLM tells if it was started with --enable-prompt-tokens-details."""
+    details = usage.prompt_tokens_details if usage else None
+    return (details.cached_tokens or 0) if details else 0
 
 
 def _extra(model: Any, name: str) -> Any:

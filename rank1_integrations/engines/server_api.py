@@ -75,10 +75,12 @@ class ServerApi:
         *,
         max_tokens: int,
         stop: str | None = None,
+        temperature: float = 0.0,
+        seed: int | None = None,
         logprobs: bool = False,
         extras: dict[str, Any],
     ) -> ServerCompletion:
-        """One greedy completion, in the richest dialect that the server takes.
+        """One completion, in the richest dialect that the server takes.
 
         A refusal of the parameters is found out once: what a server answered to is used from then
         on. A prompt that it refuses in every dialect is refused for itself.
@@ -88,6 +90,8 @@ class ServerApi:
             prompt: Text, or token ids.
             max_tokens: The longest completion.
             stop: Generation ends before this text.
+            temperature: 0 for the likeliest token at every place.
+            seed: Of the sampling; None for none.
             logprobs: Whether to ask for the likeliest tokens' log-probabilities.
             extras: Parameters beyond OpenAI's, for servers that know them.
 
@@ -101,7 +105,9 @@ class ServerApi:
                     model=model,
                     prompt=prompt if isinstance(prompt, str) else list(prompt),
                     max_tokens=max_tokens,
-                    temperature=0,
+                    temperature=temperature,
+                    top_p=1 if temperature else openai.omit,
+                    seed=openai.omit if seed is None else seed,
                     stop=openai.omit if stop is None else stop,
                     logprobs=dialect.top_logprobs if logprobs else openai.omit,
                     extra_body=extras if dialect.extras else None,

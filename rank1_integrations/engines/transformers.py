@@ -125,16 +125,12 @@ class TransformersEngine(Engine):
                 await self._answer(batch)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Those that waited longest, of one kind: thoughts (one stop text) or verdicts."""
+        """Those that waited longest, of one kind: thoughts or verdicts, greedy or sampled."""
         self._waiting = [one for one in self._waiting if not one.answer.done()]
         if not self._waiting:
             return []
-        first = self._waiting[0].request
-        batch = [
-            one
-            for one in self._waiting
-            if (one.request.stop, one.request.labels) == (first.stop, first.labels)
-        ][: self._batch_size]
+        first = _kind(self._waiting[0].request)
+        batch = [one for one in self._waiting if _kind(one.request) == first][: self._batch_size]
         self._waiting = [one for one in self._waiting if one not in batch]
         return batch
 
@@ -163,6 +159,8 @@ class TransformersEngine(Engine):
         prompts = [[pad_id] * (width - len(one.prompt_ids)) + [*one.prompt_ids] for one in batch]
         mask = [[0] * (width - len(one.prompt_ids)) + [1] * len(one.prompt_ids) for one in batch]
         criteria = transformers.StoppingCriteriaList([_Ended(batch, width, self._closed)])
+        if kind.temperature:
+            torch.manual_seed(kind.seed or 0)
         with torch.inference_mode():
             generated = self._network.generate(
                 input_ids=torch.tensor(prompts, device=self._device),
@@ -185,17 +183,20 @@ class TransformersEngine(Engine):
     def _generation_config(
         self, batch: list[_Waiting], stop_id: int | None
     ) -> transformers.GenerationConfig:
-        """Greedy, without the penalties that a checkpoint's own configuration may hold."""
-        request = batch[0].request
+        """The request's own, without what a checkpoint's own configuration may add to it."""
+        kind = batch[0].request
         return transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
+            do_sample=kind.temperature > 0,
+            temperature=kind.temperature or None,
+            top_k=0,
+            top_p=1.0,
             max_new_tokens=max(one.request.max_tokens for one in batch),
             eos_token_id=self._end_ids if stop_id is None else [*self._end_ids, stop_id],
             pad_token_id=self._pad_id(),
-            stop_strings=request.stop if stop_id is None else None,
+            stop_strings=kind.stop if stop_id is None else None,
             repetition_penalty=1.0,
             return_dict_in_generate=True,
-            output_logits=bool(request.labels),
+            output_logits=bool(kind.labels),
         )
 
     def _read(
@@ -212,12 +213,13 @@ class TransformersEngine(Engine):
             visible, skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
         stopped = request.stop is not None and request.stop in text
-        exact = stopped and ids[-1] == stop_id
+        exact = not stopped or ids[-1] == stop_id
         text = text.partition(request.stop)[0] if request.stop else text
         asked = request.prompt if isinstance(request.prompt, str) else ""
         return Completion(
             text=text,
             stopped=stopped,
+            unfinished=not stopped and last is None,
             continuation=(*one.prompt_ids, *ids) if exact else f"{asked}{text}{request.stop or ''}",
             tokens=len(ids),
             prompt_tokens=len(one.prompt_ids),
@@ -234,6 +236,11 @@ class TransformersEngine(Engine):
                 )
             found[label] = float(logprobs[token])
         return found
+
+
+def _kind(request: Request) -> tuple[object, ...]:
+    """What must be the same for all requests of a batch."""
+    return request.stop, request.labels, request.temperature, request.seed
 
 
 class _Ended(transformers.StoppingCriteria):

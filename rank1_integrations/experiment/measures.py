@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Literal
 
 from rank1_integrations.errors import MissingExtraError
 from rank1_integrations.experiment.collection import Query
 from rank1_integrations.experiment.running import JudgedQuery
-from rank1_integrations.judgment import Judgment, rank
+from rank1_integrations.judgment import Judgment
+from rank1_integrations.usage import Usage
 
 try:
     import ir_measures
@@ -66,9 +67,12 @@ class Figures:
         calibration_error: Expected calibration error: the mean distance between a bin's score
             and its share of relevant passages, weighted by passages; None if none was judged.
         passages: How many there were to judge.
-        finishes: How many judgments ended in each way, "skipped" and "failed" among them.
-        reasoning_tokens: Tokens generated for thoughts.
-        prompt_tokens: Tokens of the prompts, each passage's once.
+        finishes: How many judgments ended in each way.
+        failures: How many lack a judgment, or the thought that was to make it a better one.
+        tokens: Generated: for thoughts, verdicts and looks at where the answer stands. What a
+            request had generated when it was cut off at a deadline, or because enough was found,
+            is not known and not in it.
+        usage: What the tokens were spent on, those read among them.
         seconds: Wall clock, queries one after another.
         median_seconds: Of one query.
         slowest_seconds: The longest query's.
@@ -83,8 +87,9 @@ class Figures:
     calibration_error: float | None
     passages: int
     finishes: dict[str, int]
-    reasoning_tokens: int
-    prompt_tokens: int
+    failures: int
+    tokens: int
+    usage: Usage
     seconds: float
     median_seconds: float
     slowest_seconds: float
@@ -101,7 +106,7 @@ class Comparison:
         high: Upper end.
         p_value: Of the paired t-test, two-sided; None where all queries are equal, or fewer than
             two.
-        tokens_share: Reasoning tokens, as a share of the other's; None if the other has none.
+        tokens_share: Tokens generated, as a share of the other's; None if the other has none.
     """
 
     difference: float
@@ -128,6 +133,7 @@ def measure(queries: Sequence[Query], judged: Sequence[JudgedQuery], scale: Scal
     kept = [relevant for score, relevant in scored if score is not None and _keeps(scale, score)]
     bins = calibration_bins((score, relevant) for score, relevant in scored if score is not None)
     seconds = [one.seconds for one in judged]
+    usage = _sum(one.usage for one in judged)
     ndcg_of = _ndcg_of(queries, judged, scale)
     return Figures(
         ndcg_of=ndcg_of,
@@ -139,8 +145,9 @@ def measure(queries: Sequence[Query], judged: Sequence[JudgedQuery], scale: Scal
         calibration_error=calibration_error(bins),
         passages=len(judgments),
         finishes=dict(Counter(judgment.finish for judgment in judgments)),
-        reasoning_tokens=sum(judgment.reasoning_tokens for judgment in judgments),
-        prompt_tokens=sum(judgment.prompt_tokens for judgment in judgments),
+        failures=sum(one.failures for one in judged),
+        tokens=usage.reasoning_tokens + usage.answer_tokens,
+        usage=usage,
         seconds=sum(seconds),
         median_seconds=median(seconds),
         slowest_seconds=max(seconds),
@@ -149,14 +156,11 @@ def measure(queries: Sequence[Query], judged: Sequence[JudgedQuery], scale: Scal
 
 def unranked(queries: Sequence[Query]) -> list[JudgedQuery]:
     """The retriever's order as it stands, to measure it like a policy that judges nothing."""
-    return [
-        JudgedQuery(
-            query.id,
-            [Judgment(index=index, finish="skipped") for index in range(len(query.passages))],
-            0.0,
-        )
-        for query in queries
-    ]
+    judged = []
+    for query in queries:
+        order = [Judgment(index=index, finish="skipped") for index in range(len(query.passages))]
+        judged.append(JudgedQuery(query.id, order, order, Usage(), 0.0))
+    return judged
 
 
 def compare(policy: Figures, baseline: Figures) -> Comparison:
@@ -171,13 +175,12 @@ def compare(policy: Figures, baseline: Figures) -> Comparison:
         test = scipy.stats.ttest_rel(*zip(*pairs, strict=True))
         interval = test.confidence_interval(0.95)
         low, high, p_value = float(interval.low), float(interval.high), float(test.pvalue)
-    tokens = baseline.reasoning_tokens
     return Comparison(
         difference=difference,
         low=low,
         high=high,
         p_value=p_value,
-        tokens_share=policy.reasoning_tokens / tokens if tokens else None,
+        tokens_share=policy.tokens / baseline.tokens if baseline.tokens else None,
     )
 
 
@@ -201,6 +204,13 @@ def calibration_error(bins: Sequence[Bin]) -> float | None:
     if not passages:
         return None
     return math.fsum(one.passages * abs(one.score - one.relevant) for one in bins) / passages
+
+
+def _sum(usages: Iterable[Usage]) -> Usage:
+    total: Counter[str] = Counter()
+    for usage in usages:
+        total.update(asdict(usage))
+    return Usage(**total)
 
 
 def _keeps(scale: Scale, score: float) -> bool:
@@ -242,6 +252,5 @@ def _ranking(
     ranking = {}
     for query, one in zip(queries, judged, strict=True):
         ids = list(query.passages)
-        order = rank(one.judgments)
-        ranking[query.id] = {ids[it.index]: float(-place) for place, it in enumerate(order)}
+        ranking[query.id] = {ids[it.index]: float(-place) for place, it in enumerate(one.ranking)}
     return ranking

@@ -35,6 +35,9 @@ class Policy:
 
 DEFAULTS = (
     Policy("full", {"thinking": "full"}),
+    Policy("adaptive", {"thinking": "adaptive"}),
+    Policy("adaptive-wide", {"thinking": "adaptive", "adaptive_share": "0.67"}),
+    Policy("adaptive-careful", {"thinking": "adaptive", "adaptive_sure": "0.99"}),
     Policy("brief", {"thinking": "full", "max_reasoning_tokens": "128"}),
     Policy("none", {"thinking": "none"}),
 )

@@ -110,14 +110,19 @@ def _costs(report: Report) -> dict[str, list[str]]:
     rows = report.rows
     shares = [row.comparison and row.comparison.tokens_share for row in rows]
     return {
-        "thought tokens": [f"{row.figures.reasoning_tokens:,}" for row in rows],
+        "thoughts": [str(_thoughts(row.figures)) for row in rows],
+        "tokens": [f"{row.figures.tokens:,}" for row in rows],
         f"of {report.baseline}": ["" if share is None else f"{share:.0%}" for share in shares],
         "seconds": [f"{row.figures.seconds:.1f}" for row in rows],
         "s/query": [f"{row.figures.median_seconds:.2f}" for row in rows],
         "slowest": [f"{row.figures.slowest_seconds:.2f}" for row in rows],
         "skipped": [str(row.figures.finishes.get("skipped", 0)) for row in rows],
-        "failed": [str(row.figures.finishes.get("failed", 0)) for row in rows],
+        "failed": [str(row.figures.failures) for row in rows],
     }
+
+
+def _thoughts(figures: Figures) -> int:
+    return figures.finishes.get("concluded", 0) + figures.finishes.get("forced", 0)
 
 
 def _number(value: float | None) -> str:
@@ -142,6 +147,7 @@ def _notes(report: Report) -> list[str]:
         f"Precision and recall at score >= {scale.score_threshold:g}.",
         f"Against {report.baseline}: mean difference in nDCG, its 95% confidence interval and p of "
         "a paired t-test over queries, uncorrected for the number of policies.",
+        "Tokens: generated, for thoughts, verdicts and looks at where an answer stands.",
         "Seconds: wall clock of one run, one query after another; s/query is the median.",
     ]
     if report.left_out:
@@ -177,9 +183,9 @@ def _line(report: Report, row: Row) -> dict[str, Any]:
 def plot_policies(report: Report) -> Figure:
     """Quality over cost: nDCG and the share of the baseline's tokens, a point for each policy."""
     figure, axes = _axes(report.heading)
-    most = max(1, report.rows[0].figures.reasoning_tokens)
+    most = report.rows[0].figures.tokens
     for row, marker in zip(report.rows, cycle(MARKERS), strict=False):
-        share = row.figures.reasoning_tokens / most
+        share = row.figures.tokens / most
         axes.errorbar(
             share,
             row.figures.ndcg,
@@ -201,7 +207,7 @@ def plot_policies(report: Report) -> Figure:
     axes.margins(0.15)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, -0.02), min(top, 1.02))
-    axes.set_xlabel(f"tokens of thought, as a share of {report.baseline}'s {most:,}")
+    axes.set_xlabel(f"tokens generated, as a share of {report.baseline}'s {most:,}")
     axes.set_ylabel(f"nDCG@{report.scale.top_n}")
     axes.set_title(
         f"bars: 95% confidence interval of the difference to {report.baseline}", fontsize=9

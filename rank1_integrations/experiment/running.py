@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rank1_integrations.experiment.policies import COMMON, FIXED, Policy
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.reranker import Rank1
 from rank1_integrations.settings import Rank1Settings
+from rank1_integrations.usage import Usage
 
 _FIELDS = {field.name for field in fields(Judgment)}
 
@@ -63,18 +64,22 @@ class JudgedQuery:
 
     Attributes:
         query_id: Which.
-        judgments: In the retriever's order.
+        judgments: Of all candidates, in the retriever's order.
+        ranking: Those that `Rank1.rank` would return without a cut, best first.
+        usage: What it cost.
         seconds: Wall clock from the question to the last judgment.
     """
 
     query_id: str
     judgments: list[Judgment]
+    ranking: list[Judgment]
+    usage: Usage
     seconds: float
 
     @property
-    def failed(self) -> bool:
-        """Whether any passage failed, so that another try may do better."""
-        return any(judgment.finish == "failed" for judgment in self.judgments)
+    def failures(self) -> int:
+        """How many passages lack a judgment, or the thought that was to make it a better one."""
+        return sum(one.error is not None and one.finish != "skipped" for one in self.judgments)
 
 
 class PolicyRun:
@@ -121,7 +126,7 @@ class PolicyRun:
             yield judged
 
     def _judge(self, query: Query) -> JudgedQuery:
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), self._rank1.usage
         try:
             judgments = self._rank1.judge(
                 query.text,
@@ -131,11 +136,16 @@ class PolicyRun:
             )
         except ConfigurationError as error:
             raise ConfigurationError(f"query {query.id}: {error}") from error
-        seconds = time.perf_counter() - started
+        seconds, usage = time.perf_counter() - started, _difference(self._rank1.usage, spent)
         errors = [judgment.error for judgment in judgments if judgment.finish == "failed"]
         if errors and not any(judgment.score is not None for judgment in judgments):
             raise EngineError(f"query {query.id}: no passage could be judged: {errors[0]}")
-        return JudgedQuery(query.id, judgments, seconds)
+        return self._judged_query(query.id, judgments, usage, seconds)
+
+    def _judged_query(
+        self, query_id: str, judgments: list[Judgment], usage: Usage, seconds: float
+    ) -> JudgedQuery:
+        return JudgedQuery(query_id, judgments, self._rank1.cut(judgments), usage, seconds)
 
     def _resume(self, folder: Path) -> dict[str, JudgedQuery]:
         known = folder / "settings.json"
@@ -144,7 +154,7 @@ class PolicyRun:
             known.write_text(json.dumps(self._settings, indent=2), encoding="utf-8")
         try:
             before = dict(json.loads(known.read_text(encoding="utf-8")))
-            judged = {one.query_id: one for one in _read(self._file, self._collection)}
+            judged = {one.query_id: one for one in self._read()}
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigurationError(
                 f"{folder} holds something else than judgments ({error}): give another --output"
@@ -152,7 +162,7 @@ class PolicyRun:
         if before != self._settings:
             raise ConfigurationError(
                 f"{folder} holds judgments made with other settings "
-                f"({_difference(before, self._settings)}): give another --output, or delete it"
+                f"({_changes(before, self._settings)}): give another --output, or delete it"
             )
         # A torn line of an interrupted run, and queries with failures, are done again.
         rewritten = self._file.with_suffix(".new")
@@ -162,6 +172,24 @@ class PolicyRun:
                 _append(rewritten, query, judged[query.id])
         rewritten.replace(self._file)
         return judged
+
+    def _read(self) -> Iterator[JudgedQuery]:
+        """The queries on disk that were judged completely and without failures."""
+        if not self._file.exists():
+            return
+        sizes = {query.id: len(query.passages) for query in self._collection.queries}
+        text = self._file.read_text(encoding="utf-8")
+        whole = [line for line in text.split("\n")[:-1] if line]
+        for query_id, group in groupby(map(json.loads, whole), key=lambda row: row["query_id"]):
+            rows = list(group)
+            judged = self._judged_query(
+                query_id,
+                [Judgment(**{name: row[name] for name in _FIELDS & row.keys()}) for row in rows],
+                Usage(**rows[0]["query_usage"]),
+                rows[0]["query_seconds"],
+            )
+            if len(rows) == sizes.get(query_id) and not judged.failures:
+                yield judged
 
 
 def _settings(setup: Setup, model: str, rank1: Rank1, collection: Collection) -> dict[str, Any]:
@@ -176,7 +204,7 @@ def _settings(setup: Setup, model: str, rank1: Rank1, collection: Collection) ->
     }
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(
         f"{name}: {before.get(name)!r} there, {now.get(name)!r} now"
         for name in now | before
@@ -193,6 +221,7 @@ def _append(file: Path, query: Query, judged: JudgedQuery) -> None:
                 "passage_id": passage,
                 "grade": query.grades.get(passage),
                 "query_seconds": judged.seconds,
+                "query_usage": asdict(judged.usage),
                 **judgment.to_dict(),
             }
         )
@@ -202,17 +231,6 @@ def _append(file: Path, query: Query, judged: JudgedQuery) -> None:
         opened.write("".join(f"{line}\n" for line in lines))
 
 
-def _read(file: Path, collection: Collection) -> Iterator[JudgedQuery]:
-    """The queries that were judged completely and without failures."""
-    if not file.exists():
-        return
-    sizes = {query.id: len(query.passages) for query in collection.queries}
-    whole = [line for line in file.read_text("utf-8").splitlines(True) if line.endswith("\n")]
-    for query_id, rows in groupby(map(json.loads, whole), key=lambda row: row["query_id"]):
-        lines = list(rows)
-        judgments = [
-            Judgment(**{name: row[name] for name in _FIELDS & row.keys()}) for row in lines
-        ]
-        judged = JudgedQuery(query_id, judgments, lines[0]["query_seconds"])
-        if len(judgments) == sizes.get(query_id) and not judged.failed:
-            yield judged
+def _difference(after: Usage, before: Usage) -> Usage:
+    spent = asdict(before)
+    return Usage(**{name: count - spent[name] for name, count in asdict(after).items()})

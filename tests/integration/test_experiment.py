@@ -73,12 +73,13 @@ def test_the_command_reports_every_policy_and_the_next_one_reuses_it(
 
     full, none = lines(output / "report.jsonl")
     assert (full["policy"], none["policy"]) == ("full", "none")
-    assert full["reasoning_tokens"] > 0
-    assert none["reasoning_tokens"] == none["comparison"]["tokens_share"] == 0
+    assert none["tokens"] == none["usage"]["answer_tokens"] == 10
+    assert none["comparison"]["tokens_share"] == 10 / full["tokens"]
     assert full["finishes"]["concluded"] + full["finishes"].get("forced", 0) == 10
     assert none["finishes"] == {"direct": 10}
     judgments = lines(output / "full" / "judgments.jsonl")
-    assert sum(judgment["reasoning_tokens"] for judgment in judgments) == full["reasoning_tokens"]
+    thought = sum(judgment["reasoning_tokens"] for judgment in judgments)
+    assert thought == full["usage"]["reasoning_tokens"] == full["tokens"] - 10 > 0
     assert all(judgment["reasoning"] for judgment in judgments)
     for plot in ("policies.png", "calibration.png"):
         assert (output / plot).read_bytes().startswith(PNG)
@@ -90,7 +91,7 @@ def test_the_command_reports_every_policy_and_the_next_one_reuses_it(
     again = lines(output / "report.jsonl")
     assert again[:2] == [full, none]
     assert again[2]["finishes"] == {"forced": 10}
-    assert again[2]["reasoning_tokens"] == 50
+    assert again[2]["tokens"] == 60
 
 
 def test_a_server_that_dies_loses_nothing(

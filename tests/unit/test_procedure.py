@@ -11,9 +11,17 @@ from hypothesis import strategies as st
 
 from rank1_integrations import EngineError, Judgment
 from rank1_integrations.engines.base import Completion, Request
-from rank1_integrations.procedure import FINISHED_THOUGHT, Thinking, judge
+from rank1_integrations.procedure import (
+    FINISHED_THOUGHT,
+    OutOfTime,
+    Plan,
+    Probing,
+    judge,
+    mean,
+)
 from rank1_integrations.prompt import FALSE, TRUE, build_prompt
 
+WHOLE, DIRECT = Plan(max_tokens=100), Plan(max_tokens=0)
 PROMPT = build_prompt("a query", "a passage")
 
 
@@ -33,13 +41,22 @@ def verdict(**logprobs: float) -> Completion:
     return completion(label_logprobs={names[name]: value for name, value in logprobs.items()})
 
 
-def follow(*answers: Completion, thinking: Thinking = "full") -> tuple[list[Request], Judgment]:
-    """Send the answers one by one; return what was asked and the judgment."""
-    steps = judge(3, PROMPT, thinking=thinking, max_tokens=100)
-    requests = [next(steps), *(steps.send(answer) for answer in answers[:-1])]
-    with pytest.raises(StopIteration) as end:
-        steps.send(answers[-1])
-    return requests, end.value.value
+def follow(
+    *answers: Completion | OutOfTime, plan: Plan = WHOLE, step_tokens: int | None = None
+) -> tuple[list[Request], Judgment]:
+    """Send or throw the answers one by one; return what was asked and the judgment."""
+    steps = judge(3, PROMPT, plan, step_tokens=step_tokens)
+    requests = [next(steps)]
+    try:
+        for answer in answers:
+            if isinstance(answer, OutOfTime):
+                requests.append(steps.throw(answer))
+            else:
+                requests.append(steps.send(answer))
+    except StopIteration as end:
+        assert answer is answers[-1], "the procedure ended before all answers were given"
+        return requests, end.value
+    raise AssertionError(f"the procedure wants more: {requests[-1]}")
 
 
 CONCLUDED = completion(
@@ -92,7 +109,7 @@ def test_labels_seen_in_a_thought_do_not_make_it_concluded() -> None:
 
 
 def test_without_thinking_the_verdict_is_asked_for_at_once() -> None:
-    (only,), judgment = follow(verdict(true=-1.0, false=-2.0), thinking="none")
+    (only,), judgment = follow(verdict(true=-1.0, false=-2.0), plan=DIRECT)
     assert only.prompt == f"{PROMPT.text}\n{FINISHED_THOUGHT}\n</think>"
     assert only.max_tokens == 1
     assert (judgment.finish, judgment.reasoning, judgment.reasoning_tokens) == ("direct", "", 0)
@@ -113,6 +130,146 @@ def test_no_label_at_all_is_an_error_and_never_one_half() -> None:
 def test_nan_is_an_error() -> None:
     with pytest.raises(EngineError, match="NaN"):
         follow(CONCLUDED, verdict(true=math.nan, false=-1.0))
+
+
+def part(text: str, tokens: int = 10, *ahead: int) -> Completion:
+    """A piece of a thought that the token limit ended."""
+    return completion(text=text, tokens=tokens, unfinished=True, continuation=ahead)
+
+
+def test_a_thought_in_parts_goes_on_by_its_exact_tokens() -> None:
+    end = completion(text=" fits.", stopped=True, continuation=(1, 2, 3), tokens=3)
+    (first, second, third), judgment = follow(
+        part("\nIt", 10, 1, 2), end, verdict(true=-0.1, false=-2.5), step_tokens=10
+    )
+    assert (first.prompt, first.max_tokens) == (PROMPT.text, 10)
+    assert (second.prompt, second.max_tokens) == ((1, 2), 10)
+    assert third.prompt == (1, 2, 3)
+    assert (judgment.reasoning, judgment.finish) == ("It fits.", "concluded")
+    assert judgment.reasoning_tokens == 13
+
+
+def test_parts_never_exceed_the_longest_thought_together() -> None:
+    requests, judgment = follow(
+        *(part(f" {n}.", 40, n) for n in range(2)),
+        part(" 3.", 20, 3),
+        verdict(true=-1.0, false=-2.0),
+        step_tokens=40,
+    )
+    assert [request.max_tokens for request in requests] == [40, 40, 20, 1]
+    assert (judgment.finish, judgment.reasoning_tokens) == ("forced", 100)
+
+
+def test_an_end_of_sequence_within_the_limit_ends_the_thought() -> None:
+    (_, second), judgment = follow(
+        completion(text=" Done.", tokens=3), verdict(true=-1.0, false=-2.0), step_tokens=10
+    )
+    assert second.labels == (TRUE, FALSE)
+    assert judgment.finish == "forced"
+
+
+def test_a_character_broken_between_two_parts_leaves_no_trace() -> None:
+    end = completion(text="\ufffd fits.", stopped=True, continuation=(1,), tokens=3)
+    _, judgment = follow(
+        part(" It\ufffd", 2, 1), end, verdict(true=-1.0, false=-2.0), step_tokens=2
+    )
+    assert judgment.reasoning == "It fits."
+
+
+def test_an_end_mark_of_several_tokens_is_seen_across_two_parts() -> None:
+    requests, judgment = follow(
+        part(" It fits.</th", 10, 1),
+        part("ink> true", 10, 2),
+        verdict(true=-1.0, false=-2.0),
+        step_tokens=10,
+    )
+    assert requests[-1].prompt == f"{PROMPT.text} It fits.</think>"
+    assert (judgment.reasoning, judgment.finish) == ("It fits.", "concluded")
+
+
+def test_out_of_time_in_a_thought_forces_the_verdict_from_what_there_is() -> None:
+    requests, judgment = follow(
+        part(" It fits. But", 10, 1), OutOfTime(), verdict(true=-1.0, false=-3.0), step_tokens=10
+    )
+    assert requests[-1].prompt == f"{PROMPT.text}\nIt fits.\n</think>"
+    assert (judgment.finish, judgment.reasoning_tokens, judgment.log_odds) == ("forced", 10, 2.0)
+
+
+def test_out_of_time_before_any_thought_gives_a_direct_verdict() -> None:
+    requests, judgment = follow(OutOfTime(), verdict(true=-1.0, false=-3.0))
+    assert requests[-1].prompt == f"{PROMPT.text}\n{FINISHED_THOUGHT}\n</think>"
+    assert (judgment.finish, judgment.reasoning, judgment.log_odds) == ("direct", "", 2.0)
+
+
+def probed(first: float, boundary: float = 0.0) -> Plan:
+    probing = Probing(step_tokens=10, boundary=boundary, sure=3.0, settled=0.5, first=first)
+    return Plan(max_tokens=100, probing=probing)
+
+
+def test_a_probe_that_is_sure_ends_the_thought_with_its_own_verdict() -> None:
+    (_, probe), judgment = follow(
+        part(" It fits. And", 10, 1), verdict(true=-0.5, false=-4.5), plan=probed(first=0.2)
+    )
+    assert probe.prompt == f"{PROMPT.text}\nIt fits.\n</think>"
+    assert (judgment.finish, judgment.log_odds) == ("forced", 4.0)
+    assert (judgment.reasoning, judgment.reasoning_tokens) == ("It fits. And", 10)
+
+
+def test_a_probe_that_changes_nothing_ends_the_thought() -> None:
+    requests, judgment = follow(
+        part(" It fits.", 10, 1), verdict(true=-1.0, false=-1.9), plan=probed(first=1.0)
+    )
+    assert len(requests) == 2
+    assert judgment.finish == "forced"
+
+
+def test_probes_that_disagree_let_the_thought_go_on() -> None:
+    requests, judgment = follow(
+        part(" It fits.", 10, 1),
+        verdict(true=-1.0, false=-2.9),  # the direct verdict said no
+        part(" Or not.", 10, 2),
+        verdict(true=-1.0, false=-2.7),  # as before: settled
+        plan=probed(first=-1.0),
+    )
+    assert [bool(request.labels) for request in requests] == [False, True, False, True]
+    assert judgment.reasoning_tokens == 20
+
+
+def test_how_sure_is_measured_from_what_decides() -> None:
+    probing = Probing(step_tokens=10, boundary=5.0, sure=3.0, settled=0.5, first=0.0)
+    assert not probing.is_plain(before=0.0, now=4.0)
+    assert probing.is_plain(before=0.0, now=1.9)
+    assert not probing.is_plain(before=4.8, now=5.1)
+
+
+def test_the_last_probe_is_not_asked_twice() -> None:
+    requests, judgment = follow(
+        part(" It fits.", 10, 1),
+        verdict(true=-1.0, false=-2.9),
+        OutOfTime(),
+        plan=probed(first=-1.0),
+    )
+    assert len(requests) == 3
+    assert judgment.log_odds == pytest.approx(1.9)
+
+
+def test_the_mean_of_samples_keeps_the_reasoning_nearest_to_it() -> None:
+    samples = [
+        Judgment(
+            index=1, log_odds=odds, reasoning=f"{odds}", finish="concluded", reasoning_tokens=5
+        )
+        for odds in (-3.0, 1.0, 5.0)
+    ]
+    middle = mean(samples)
+    assert (middle.log_odds, middle.reasoning, middle.reasoning_tokens) == (1.0, "1.0", 15)
+
+
+def test_samples_are_drawn_with_seeds_of_their_own() -> None:
+    plan = Plan(max_tokens=100, samples=3)
+    first = [next(judge(0, PROMPT, plan, sample=sample)) for sample in range(3)]
+    assert len({request.seed for request in first}) == 3
+    assert {request.temperature for request in first} == {0.6}
+    assert next(judge(0, PROMPT, WHOLE)).seed is None
 
 
 @given(true=st.floats(max_value=0), false=st.floats(max_value=0))

@@ -229,13 +229,21 @@ def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None
     ("options", "message"),
     [
         ({"thinkin": "full"}, r"unknown option 'thinkin' \(there are: .*thinking"),
-        ({"thinking": "deep"}, "thinking: Input should be 'full' or 'none'"),
+        ({"thinking": "deep"}, "thinking: Input should be 'full', 'none' or 'adaptive'"),
         ({"max_reasoning_tokens": 0}, "max_reasoning_tokens: .*greater than or equal to 1"),
         ({"max_concurrency": -1}, "max_concurrency: .*greater than or equal to 1"),
         ({"timeout": 0}, "timeout: .*greater than 0"),
         ({"max_retries": -1}, "max_retries: .*greater than or equal to 0"),
         ({"on_error": "ignore"}, "on_error: Input should be 'raise', 'keep' or 'drop'"),
         ({"relevance": "cats"}, "relevance must hold"),
+        ({"samples": 0}, "samples: .*greater than or equal to 1"),
+        ({"samples": 2, "thinking": "none"}, "they need thinking='full'"),
+        ({"step_tokens": 0}, "step_tokens: .*greater than or equal to 1"),
+        ({"adaptive_share": 0}, "adaptive_share: .*greater than 0"),
+        ({"adaptive_sure": 1}, "adaptive_sure: .*less than 1"),
+        ({"deadline": 0}, "deadline: .*greater than 0"),
+        ({"enough": 0}, "enough: .*greater than or equal to 1"),
+        ({"cache": "a folder"}, "cache must be a mapping .* it is str"),
     ],
 )
 def test_an_option_that_can_not_work_is_refused_at_once(

@@ -23,26 +23,25 @@ from rank1_integrations.experiment.measures import (
     unranked,
 )
 from rank1_integrations.experiment.running import JudgedQuery
-from rank1_integrations.judgment import Finish, Judgment
+from rank1_integrations.judgment import Judgment, rank
+from rank1_integrations.usage import Usage
 from tests.unit.experiment.collections import query
 
 SCALE = Scale(top_n=10, score_threshold=0.5)
 
 
-def judged(
-    of: Query, log_odds: Sequence[float | None], *, finish: Finish = "concluded", tokens: int = 10
-) -> JudgedQuery:
+def judged(of: Query, log_odds: Sequence[float | None], *, tokens: int = 10) -> JudgedQuery:
     judgments = [
         Judgment(
             index=index,
             log_odds=value,
-            finish="failed" if value is None else finish,
-            reasoning_tokens=tokens,
-            prompt_tokens=100,
+            finish="failed" if value is None else "concluded",
+            error="the server is gone" if value is None else None,
         )
         for index, value in enumerate(log_odds)
     ]
-    return JudgedQuery(of.id, judgments, 2.0)
+    usage = Usage(reasoning_tokens=tokens * len(judgments), answer_tokens=len(judgments))
+    return JudgedQuery(of.id, judgments, rank(judgments), usage, 2.0)
 
 
 def figures(of: Query, log_odds: Sequence[float | None], scale: Scale = SCALE) -> Figures:
@@ -85,8 +84,16 @@ def test_what_was_not_judged_ranks_last_and_is_counted() -> None:
     found = figures(query({"a": 1, "b": 0}), [None, -3.0])
     assert found.mrr == 0.5
     assert found.finishes == {"failed": 1, "concluded": 1}
+    assert found.failures == 1
     assert found.recall == 0
     assert found.passages == 2
+
+
+def test_what_was_not_needed_is_no_failure_and_not_in_the_ranking() -> None:
+    graded = query({"a": 0, "b": 1})
+    enough = [Judgment(index=0, log_odds=1.0, finish="direct"), Judgment(index=1, finish="skipped")]
+    found = measure([graded], [JudgedQuery("q", enough, enough[:1], Usage(), 1.0)], SCALE)
+    assert (found.mrr, found.ndcg, found.recall, found.failures) == (0, 0, 0, 0)
 
 
 def test_passages_that_nobody_judged_are_not_relevant() -> None:
@@ -115,7 +122,8 @@ def test_costs_are_sums_over_all_queries() -> None:
     of_one, of_two = query({"a": 1, "b": 0}, "q1"), query({"a": 1}, "q2")
     answers = [judged(of_one, [1.0, 0.0]), judged(of_two, [1.0], tokens=5)]
     found = measure([of_one, of_two], answers, SCALE)
-    assert (found.reasoning_tokens, found.prompt_tokens, found.passages) == (25, 300, 3)
+    assert (found.tokens, found.passages) == (28, 3)
+    assert (found.usage.reasoning_tokens, found.usage.answer_tokens) == (25, 3)
     assert (found.seconds, found.median_seconds, found.slowest_seconds) == (4.0, 2.0, 2.0)
 
 
@@ -187,7 +195,7 @@ def over_queries(ndcg: Sequence[float], tokens: int = 100) -> Figures:
 
 def test_a_difference_has_an_interval_and_a_p_value_of_the_paired_t_test() -> None:
     second = 1 / math.log2(3)  # nDCG where the relevant passage comes second
-    better, worse = over_queries([1, 1, 1, 1], tokens=10), over_queries([1, 1, 1, second])
+    better, worse = over_queries([1, 1, 1, 1], tokens=9), over_queries([1, 1, 1, second], tokens=99)
     found = compare(worse, better)
     # Differences 0, 0, 0, -d: mean -d/4, standard error d/4, t = -1 with 3 degrees of freedom,
     # whose two-sided p is 0.391 and whose 97.5% quantile is 3.182.
@@ -210,4 +218,5 @@ def test_one_query_gives_no_interval() -> None:
 
 
 def test_no_tokens_have_no_share() -> None:
-    assert compare(over_queries([1]), over_queries([1], tokens=0)).tokens_share is None
+    nothing = measure([query({"a": 1, "b": 0})], unranked([query({"a": 1, "b": 0})]), SCALE)
+    assert compare(nothing, nothing).tokens_share is None

@@ -6,6 +6,7 @@ The scripted engine stands in for a model, to count what is asked and to fail wh
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ def test_every_judgment_is_a_line_that_says_all_about_it(
     first = answers[0].judgments[0]
     assert rows(tmp_path)[0].items() >= first.to_dict().items()
     assert rows(tmp_path)[0]["query_seconds"] == answers[0].seconds
+    assert rows(tmp_path)[0]["query_usage"] == asdict(answers[0].usage)
+    assert [one.usage.answer_tokens for one in answers] == [3, 3]
 
 
 def test_what_was_judged_before_is_not_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
@@ -109,6 +112,31 @@ def test_a_failed_passage_is_counted_and_tried_again_by_the_next_run(
     assert rows(tmp_path)[2]["error"] == "the server is gone"
     judge(run(engine, tmp_path))
     assert [row["finish"] for row in rows(tmp_path)] == ["direct"] * 12
+
+
+def test_a_thought_that_failed_behind_a_direct_verdict_is_tried_again_too(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    def script(passage: str) -> float:
+        raise EngineError("the server is gone")
+
+    adaptive = "adaptive:thinking=adaptive,adaptive_share=1,adaptive_sure=0.9999999"
+    dead = ScriptedEngine(script, direct=length_script)
+    first = judge(run(dead, tmp_path, adaptive), 1)
+    assert first[0].failures == 3
+    assert {one.finish for one in first[0].judgments} == {"direct"}
+    assert run(engine, tmp_path, adaptive).known(QUERIES) == 0
+
+
+def test_the_ranking_is_what_rank_returns(engine: ScriptedEngine, tmp_path: Path) -> None:
+    all_ranked = judge(run(engine, tmp_path / "none"), 1)[0]
+    assert [one.index for one in all_ranked.ranking] == [2, 1, 0]
+    enough = judge(run(engine, tmp_path / "one", "one:thinking=none,enough=1"), 1)[0]
+    judged = [one for one in enough.judgments if one.score is not None]
+    assert 0 < len(enough.ranking) == len(judged) < 3
+    assert enough.failures == 0
+    again = judge(run(engine, tmp_path / "one", "one:thinking=none,enough=1"), 1)[0]
+    assert again == enough
 
 
 def test_a_torn_last_line_is_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:

@@ -1,0 +1,183 @@
+"""One passage on the engine: its procedure followed, within the deadline, and remembered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from rank1_integrations import background, procedure
+from rank1_integrations.deadline import Deadline, VerdictTimes
+from rank1_integrations.engines.base import Completion, Engine, Request
+from rank1_integrations.errors import EngineError
+from rank1_integrations.fitting import fit
+from rank1_integrations.judgment import Judgment
+from rank1_integrations.memory import Memory
+from rank1_integrations.options import Options
+from rank1_integrations.procedure import OutOfTime, Plan
+from rank1_integrations.prompt import Prompt
+from rank1_integrations.usage import Usage
+
+
+class PassageJudge:
+    """Judges passages on one engine; everything that asks the engine goes through here.
+
+    Attributes:
+        usage: What it has cost so far.
+        verdict_times: How long verdicts took lately.
+    """
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self.usage = Usage()
+        self.verdict_times = VerdictTimes()
+        self._engine = engine
+        self._options = options
+        self._memory = Memory(options.cache)
+        self._slots: asyncio.Semaphore | None = None
+
+    async def start(self) -> None:
+        """Make the engine ready.
+
+        Raises:
+            EngineError: It can't be used.
+        """
+        await self._engine.start()
+
+    async def judge(
+        self,
+        index: int,
+        query: str,
+        passage: str,
+        plan: Plan,
+        deadline: Deadline,
+        known: Judgment | None = None,
+    ) -> Judgment:
+        """The judgment of one passage, when a place among those judged at once is free.
+
+        Args:
+            index: The passage's place in the caller's list.
+            query: What is asked, with the relevance definition around it.
+            passage: The text, as the retriever had it.
+            plan: How to judge.
+            deadline: When to cut the thought, and when to give up.
+            known: A judgment to fall back on.
+
+        Raises:
+            EngineError: The engine gave no usable answer, or time ran out, and `on_error` is
+                "raise".
+            ConfigurationError: The query does not fit the model's context.
+        """
+        try:
+            async with asyncio.timeout_at(deadline.end), self._places():
+                return await self._judge(index, query, passage, plan, deadline)
+        except TimeoutError:
+            return known or self.skip(index)
+        except EngineError as error:
+            return self.fail(index, error, known)
+
+    def fail(self, index: int, error: EngineError, known: Judgment | None = None) -> Judgment:
+        """What a failure means: the judgment that says so, or the error itself.
+
+        Raises:
+            EngineError: `on_error` is "raise".
+        """
+        if self._options.on_error == "raise":
+            raise error
+        if known is not None:
+            return replace(known, error=str(error))
+        return Judgment(index=index, finish="failed", error=str(error))
+
+    def skip(self, index: int) -> Judgment:
+        """What it means that time ran out: the judgment that says so, or an error.
+
+        Raises:
+            EngineError: `on_error` is "raise".
+        """
+        error = f"the deadline of {self._options.deadline} s passed before its verdict"
+        if self._options.on_error == "raise":
+            raise EngineError(
+                f"passage {index}: {error}; raise deadline=, judge fewer passages, or set "
+                "on_error='keep' or 'drop' to go on with what was judged"
+            )
+        return Judgment(index=index, finish="skipped", error=error)
+
+    def _places(self) -> asyncio.Semaphore:
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self._options.max_concurrency)
+        return self._slots
+
+    async def _judge(
+        self, index: int, query: str, passage: str, plan: Plan, deadline: Deadline
+    ) -> Judgment:
+        prompt, room = await fit(
+            self._engine, query, passage, max_reasoning_tokens=self._longest_thought()
+        )
+        plan = replace(plan, max_tokens=min(plan.max_tokens, room))
+
+        async def make() -> tuple[Judgment, bool]:
+            return await self._follow_all(index, prompt, plan, deadline)
+
+        return await self._memory.recall(self._engine.model, prompt, plan, index, make)
+
+    def _longest_thought(self) -> int:
+        # The same for every verdict of a query, so that all of them read the same passage.
+        return 0 if self._options.thinking == "none" else self._options.max_reasoning_tokens
+
+    async def _follow_all(
+        self, index: int, prompt: Prompt, plan: Plan, deadline: Deadline
+    ) -> tuple[Judgment, bool]:
+        """The judgment of one thought, or of several sampled ones; whether none was cut short."""
+        if plan.samples == 1:
+            return await self._follow(index, prompt, plan, 0, deadline)
+        answers = await background.gather(
+            self._follow(index, prompt, plan, sample, deadline) for sample in range(plan.samples)
+        )
+        judgments = [judgment for judgment, _ in answers]
+        return procedure.mean(judgments), all(is_final for _, is_final in answers)
+
+    async def _follow(
+        self, index: int, prompt: Prompt, plan: Plan, sample: int, deadline: Deadline
+    ) -> tuple[Judgment, bool]:
+        """Ask the engine what the procedure wants to know, until it has a judgment."""
+        step_tokens = None if deadline.end is None else self._options.step_tokens
+        steps = procedure.judge(index, prompt, plan, sample=sample, step_tokens=step_tokens)
+        is_final = True
+        request = next(steps)
+        while True:
+            try:
+                try:
+                    completion = await self._complete(request, deadline)
+                except OutOfTime as signal:
+                    is_final = False
+                    request = steps.throw(signal)
+                else:
+                    request = steps.send(completion)
+            except StopIteration as end:
+                judgment: Judgment = end.value
+                return judgment, is_final
+
+    async def _complete(self, request: Request, deadline: Deadline) -> Completion:
+        """The engine's answer; verdicts may take until the end, thoughts end before.
+
+        Raises:
+            OutOfTime: The thought must end now.
+        """
+        if request.labels:
+            begun = time.monotonic()
+            completion = await self._engine.complete(request)
+            self.verdict_times.add(time.monotonic() - begun)
+        else:
+            completion = await self._think(request, deadline)
+        self.usage.count_completion(request, completion)
+        return completion
+
+    async def _think(self, request: Request, deadline: Deadline) -> Completion:
+        if deadline.is_near:
+            raise OutOfTime
+        try:
+            async with asyncio.timeout_at(deadline.thoughts_end) as limit:
+                return await self._engine.complete(request)
+        except TimeoutError:
+            if limit.expired():
+                raise OutOfTime from None
+            raise
