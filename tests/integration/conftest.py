@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,14 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running
         return
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
-    port, log = free_port(), tmp_path_factory.mktemp("vllm") / "server.log"
+    with vllm_server(tmp_path_factory.mktemp("vllm") / "server.log") as url:
+        yield url
+
+
+@contextmanager
+def vllm_server(log: Path) -> Iterator[str]:
+    """A vLLM server's address; it runs until the block ends and writes what it does to `log`."""
+    port = free_port()
     arguments = {
         "--model": str(DEMO_MODEL),
         "--served-model-name": SERVED_NAME,
