@@ -124,11 +124,15 @@ class VllmEngine(Engine):
             async with asyncio.timeout(self._timeout) as limit:
                 self._running.add(limit)
                 try:
-                    return [answer async for answer in answers][-1].outputs[0]
+                    output = [answer async for answer in answers][-1].outputs[0]
                 finally:
                     self._running.discard(limit)
         except Exception as error:  # vLLM raises many kinds
             raise self._explained(error) from error
+        if output.finish_reason not in ("stop", "length"):
+            # As it happens when vLLM's process is told to end: the thought is not one to judge by.
+            raise EngineError(f"{self.model}: vLLM gave a request up ({output.finish_reason})")
+        return output
 
     def _parameters(self, request: Request, stop_id: int | None) -> SamplingParams:
         """Greedy, without the penalties that a checkpoint's generation configuration may hold."""
