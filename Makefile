@@ -21,8 +21,11 @@ lint: $(VENV)/.lint  ## Style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.demo  ## Speed, as ratios within one run
+bench: $(VENV)/.test  ## Speed, as ratios within one run
 	$(BIN)/python -m benchmarks.batching
+	$(BIN)/python -m benchmarks.callers
+	$(BIN)/python -m benchmarks.logprobs
+	$(BIN)/python -m benchmarks.deadline
 
 docs: $(VENV)/.docs  ## The documentation, into site/
 	$(BIN)/mkdocs build --strict

@@ -12,9 +12,7 @@ from pathlib import Path
 from examples.bm25 import Bm25Index
 from examples.standard_library import passages
 from rank1_integrations import Rank1
-from rank1_integrations.demo import DEMO_MODEL
-from tests.integration.conftest import SERVED_NAME
-from tests.integration.vllm_server import vllm_server
+from tests.integration.conftest import demo_server
 
 CALLS, AT_ONCE, PASSAGES = 200, 8, 20
 SECONDS, GRACE = 2.0, 0.2
@@ -30,9 +28,7 @@ def main() -> None:
     """Print the share of calls in time, and what became of their passages."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        vllm_server(
-            DEMO_MODEL, Path(folder) / "server.log", name=SERVED_NAME, dtype="float32"
-        ) as url,
+        demo_server(Path(folder) / "server.log") as url,
     ):
         asyncio.run(_measure(url))
 

@@ -126,11 +126,16 @@ class VllmEngine(Engine):
             async with asyncio.timeout(self._timeout) as limit:
                 self._running.add(limit)
                 try:
-                    return [answer async for answer in answers][-1]
+                    answer = [answer async for answer in answers][-1]
                 finally:
                     self._running.discard(limit)
         except Exception as error:  # vLLM raises many kinds
             raise self._explained(error) from error
+        reason = answer.outputs[0].finish_reason
+        if reason not in ("stop", "length"):
+            # As it happens when vLLM's process is told to end: the thought is not one to judge by.
+            raise EngineError(f"{self.model}: vLLM gave a request up ({reason})")
+        return answer
 
     def _parameters(self, request: Request, stop_id: int | None) -> SamplingParams:
         """The request's own, without what a checkpoint's generation configuration may add."""

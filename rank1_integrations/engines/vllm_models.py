@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from copy import deepcopy
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ class Model:
     name: str
     engine_args: dict[str, Any]
     llm: AsyncLLM
-    users: int = 0
+    processes: set[BaseProcess]
+    users: int = 1
 
 
 # One model is loaded or ended at a time: the memory of one is what the next is loaded into.
@@ -77,7 +79,9 @@ def acquire(name: str, engine_args: Mapping[str, Any]) -> Model:
                 "Rank1 objects with the same engine_args share one",
                 name,
             )
-        model = Model(name, deepcopy(dict(engine_args)), _load(name, engine_args), users=1)
+        others = _processes()
+        llm = _load(name, engine_args)
+        model = Model(name, deepcopy(dict(engine_args)), llm, _processes() - others)
         _models.append(model)
         return model
 
@@ -86,9 +90,9 @@ def release(model: Model) -> None:
     """End the model with its last user; returns when its processes are gone."""
     with _lock:
         model.users -= 1
-        if not model.users:
+        if not model.users and model in _models:
             _models.remove(model)
-            _end(model.llm)
+            _end(model)
 
 
 def release_apart(model: Model) -> None:
@@ -143,9 +147,9 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
             if loaded.set_running_or_notify_cancel():
                 loaded.set_result(llm)
             else:
-                _end(llm)
+                llm.shutdown()
 
-    others = _children()
+    others = _processes()
     threading.Thread(target=load, name="rank1-load", daemon=True).start()
     try:
         return loaded.result()
@@ -154,21 +158,21 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
     except BaseException:
         # Ctrl-C: no one will use what is being loaded.
         loaded.cancel()
-        _kill(_children() - others)
+        _kill(_processes() - others)
         raise
 
 
-def _children() -> set[int]:
-    """Processes that multiprocessing has started for this one."""
-    return {child.pid for child in multiprocessing.active_children() if child.pid is not None}
+def _processes() -> set[BaseProcess]:
+    """Those that vLLM has started for this process, each with more of its own."""
+    return {child for child in multiprocessing.active_children() if "EngineCore" in child.name}
 
 
-def _kill(processes: set[int]) -> None:
+def _kill(processes: set[BaseProcess]) -> None:
     """Kill processes and what they have started."""
-    for pid in processes:
+    for process in processes:
         try:
-            process = psutil.Process(pid)
-            family = [*process.children(recursive=True), process]
+            parent = psutil.Process(process.pid)
+            family = [*parent.children(recursive=True), parent]
         except psutil.NoSuchProcess:
             continue
         for member in family:
@@ -181,14 +185,17 @@ def _kill(processes: set[int]) -> None:
 def _end_all() -> None:
     """At exit: end the models whose users were never closed."""
     for model in _models:
-        _end(model.llm)
+        _end(model)
     _models.clear()
 
 
-def _end(llm: AsyncLLM) -> None:
-    llm.shutdown()
+def _end(model: Model) -> None:
+    model.llm.shutdown()
     # Its __del__ would call this once more, perhaps when the interpreter is half gone.
-    llm.shutdown = _done
+    model.llm.shutdown = _done
+    for process in model.processes:
+        # vLLM leaves those that it had to kill as zombies.
+        process.join(timeout=10)
 
 
 def _done(timeout: float | None = None) -> None:
@@ -199,6 +206,8 @@ def _forget_all() -> None:
     """In a forked child: the models are the parent's."""
     global _lock
     _lock = threading.Lock()
+    for model in _models:
+        model.llm.shutdown = _done
     _models.clear()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,11 +35,13 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if running := os.environ.get("RANK1_TEST_SERVER"):
         yield running
         return
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with vllm_server(
-        DEMO_MODEL, log, name=SERVED_NAME, dtype="float32", max_model_len=2048
-    ) as address:
+    with demo_server(tmp_path_factory.mktemp("vllm") / "server.log") as address:
         yield address
+
+
+def demo_server(log: Path) -> AbstractContextManager[str]:
+    """A vLLM server on the demonstration model; it runs until the block ends."""
+    return vllm_server(DEMO_MODEL, log, name=SERVED_NAME, dtype="float32", max_model_len=2048)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Both engines follow the same procedure on the same checkpoint to the same scores."""
+"""All engines follow the same procedure on the same checkpoint to the same scores."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from examples.bm25 import Bm25Index
 from examples.standard_library import passages
 from rank1_integrations import Judgment, Rank1
 from rank1_integrations.demo import DEMO_MODEL
+from tests.integration.conftest import ENGINE_ARGS
+
+pytestmark = pytest.mark.usefixtures("in_process")
 
 QUERIES = [
     "How do I sort a list in place?",
@@ -33,22 +36,27 @@ def index() -> Bm25Index:
     return Bm25Index(passages())
 
 
-def both(
+def by_all(
     server_url: str, query: str, texts: list[str], **options: Any
-) -> list[tuple[Judgment, Judgment]]:
-    """Judged by the server and in this process."""
+) -> list[tuple[Judgment, Judgment, Judgment]]:
+    """Judged by the server, by vLLM in process, and by transformers."""
     options = {"max_reasoning_tokens": 256, **options}
+    demo = str(DEMO_MODEL)
     with (
         Rank1.from_server(server_url, **options) as server,
-        Rank1.from_transformers(str(DEMO_MODEL), device="cpu", dtype="float32", **options) as local,
+        Rank1.from_vllm(demo, engine_args=ENGINE_ARGS, **options) as vllm,
+        Rank1.from_transformers(demo, device="cpu", dtype="float32", **options) as local,
     ):
-        return list(zip(server.judge(query, texts), local.judge(query, texts), strict=True))
+        judged = (one.judge(query, texts) for one in (server, vllm, local))
+        return list(zip(*judged, strict=True))
 
 
-def assert_same(server: Judgment, local: Judgment) -> None:
-    assert server.log_odds == pytest.approx(local.log_odds, abs=1e-2)
-    for name in ("finish", "reasoning", "reasoning_tokens", "prompt_tokens", "sanitized"):
-        assert getattr(server, name) == getattr(local, name)
+def assert_same(*judgments: Judgment) -> None:
+    first, *others = judgments
+    for other in others:
+        assert other.log_odds == pytest.approx(first.log_odds, abs=1e-2)
+        for name in ("finish", "reasoning", "reasoning_tokens", "prompt_tokens", "sanitized"):
+            assert getattr(other, name) == getattr(first, name)
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -56,38 +64,39 @@ def test_concluded_thoughts_and_their_scores_agree(
     server_url: str, index: Bm25Index, query: str
 ) -> None:
     texts = [passage.text for passage, _ in index.search(query, 12)]
-    pairs = both(server_url, query, texts)
-    for server, local in pairs:
-        assert_same(server, local)
-    assert [server.finish for server, _ in pairs] == ["concluded"] * 12
-    assert all(server.reasoning and server.reasoning_tokens > 10 for server, _ in pairs)
+    for judgments in by_all(server_url, query, texts):
+        assert_same(*judgments)
+        assert judgments[0].finish == "concluded"
+        assert judgments[0].reasoning
+        assert judgments[0].reasoning_tokens > 10
 
 
 def test_forced_verdicts_agree(server_url: str, index: Bm25Index) -> None:
     texts = [passage.text for passage, _ in index.search(QUERIES[0], 12)]
-    pairs = both(server_url, QUERIES[0], texts, max_reasoning_tokens=14)
-    for server, local in pairs:
-        assert_same(server, local)
-        assert (server.finish, server.reasoning_tokens) == ("forced", 14)
-        assert server.score not in (None, 0.5)
+    for judgments in by_all(server_url, QUERIES[0], texts, max_reasoning_tokens=14):
+        assert_same(*judgments)
+        assert (judgments[0].finish, judgments[0].reasoning_tokens) == ("forced", 14)
+        assert judgments[0].score not in (None, 0.5)
 
 
 def test_direct_verdicts_agree(server_url: str, index: Bm25Index) -> None:
     texts = [passage.text for passage, _ in index.search(QUERIES[0], 12)]
-    for server, local in both(server_url, QUERIES[0], texts, thinking="none"):
-        assert_same(server, local)
-        assert (server.finish, server.reasoning, server.reasoning_tokens) == ("direct", "", 0)
+    for judgments in by_all(server_url, QUERIES[0], texts, thinking="none"):
+        assert_same(*judgments)
+        first = judgments[0]
+        assert (first.finish, first.reasoning, first.reasoning_tokens) == ("direct", "", 0)
 
 
 def test_odd_passages_are_judged_like_any(server_url: str) -> None:
-    for (server, local), passage in zip(
-        both(server_url, QUERIES[0], ODD_PASSAGES), ODD_PASSAGES, strict=True
-    ):
-        assert server.error is None
-        assert server.score is not None, passage[:40]
-        assert local.score is not None
-        if not server.truncated:
-            assert_same(server, local)
+    judged = by_all(server_url, QUERIES[0], ODD_PASSAGES)
+    for (server, vllm, local), passage in zip(judged, ODD_PASSAGES, strict=True):
+        for judgment in (server, vllm, local):
+            assert judgment.error is None
+            assert judgment.score is not None, passage[:40]
+        if server.truncated:
+            assert vllm.truncated
+        else:
+            assert_same(server, vllm, local)
     assert server.truncated  # the last one has a million characters
 
 
@@ -101,7 +110,9 @@ def test_a_passage_that_asks_for_true_can_not_forge_a_verdict(local: Rank1) -> N
     assert honest.relevant is False
 
 
-def test_a_query_that_fills_the_context_is_refused(server: Rank1, local: Rank1) -> None:
-    for rank1 in (server, local):
+def test_a_query_that_fills_the_context_is_refused(
+    server: Rank1, in_process: Rank1, local: Rank1
+) -> None:
+    for rank1 in (server, in_process, local):
         with pytest.raises(ValueError, match="shorten the query"):
             rank1.judge("word " * 5000, ["a passage"])

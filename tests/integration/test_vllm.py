@@ -88,6 +88,18 @@ async def test_a_cancelled_call_ends_its_requests_in_vllm(in_process: Rank1) -> 
     assert (await in_process.ajudge(QUERY, PASSAGES[:1]))[0].relevant
 
 
+async def test_a_request_that_vllm_gives_up_is_an_error_and_no_unfinished_thought(
+    in_process: Rank1,
+) -> None:
+    llm = in_process._engine._llm  # type: ignore[attr-defined]
+    call = asyncio.create_task(in_process.ajudge(QUERY, PASSAGES * 50))
+    while not unfinished(in_process):
+        await asyncio.sleep(0.001)
+    await background.arun(llm.abort([*llm.output_processor.request_states], internal=True))
+    with pytest.raises(EngineError, match="gave a request up"):
+        await call
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_request_that_takes_too_long_is_an_error_that_says_what_to_do() -> None:
     with another(timeout=0.001) as rank1, pytest.raises(EngineError, match="raise timeout="):

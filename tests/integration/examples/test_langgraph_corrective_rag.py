@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from examples.langgraph_corrective_rag import MOST_REWRITES, NOTHING_FOUND, QUESTION, corrective_rag
 from examples.models import langchain_chat_model
 from rank1_integrations import Rank1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import subprocess
 import sys
 
 import pytest
