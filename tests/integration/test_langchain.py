@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+from tests.integration.tampering_proxy import Answer, Call, TamperingProxy, is_about_passages
 
 QUERY = "How do I sort a list in place?"
 BEST = "Call list.sort() to sort a list in place: a list that is sorted in place is not copied."
@@ -245,7 +245,7 @@ def test_a_busy_server_does_not_fail_the_recall(
     refusals = iter(range(3))
 
     def refuse_three(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and next(refusals, None) is not None:
+        if is_about_passages(call) and next(refusals, None) is not None:
             return Answer(429, {"error": {"message": "too many requests"}})
         return None
 
