@@ -91,10 +91,13 @@ class ServerEngine(Engine):
         ids = await self._api.tokenize(self.model, text, special=False)
         if ids is None:
             return await self._longest_beginning(text, count)
-        # A token can end inside a character.
-        kept = (await self._api.detokenize(self.model, ids[:count])).rstrip("\ufffd")
-        if text.startswith(kept):
-            return kept
+        decoded = await self._api.detokenize(self.model, ids[:count])
+        if text.startswith(decoded):
+            return decoded
+        kept = decoded.rstrip("\ufffd")
+        if text.startswith(kept) and kept != decoded:
+            # The last token ends inside a character, which is kept whole.
+            return text[: len(kept) + 1]
         # The tokenizer changes letters or spaces: look for the place in the text itself.
         return await self._longest_beginning(text, count)
 

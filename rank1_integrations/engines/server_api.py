@@ -78,6 +78,7 @@ class ServerApi:
             max_retries=max_retries,
         )
         self._dialect = _DIALECTS[0]
+        self._tells_ends = True
         self._tokenizes = True
 
     async def models(self) -> list[ServedModel] | None:
@@ -103,15 +104,20 @@ class ServerApi:
         Raises:
             EngineError: No answer came, or a refusal; or it gives no log-probabilities.
         """
-        await self.tokenize(model, "?", special=False)
+        try:
+            await self.tokenize(model, "?", special=False)
+        except RefusedError:
+            self._tokenizes = False
         refusals = []
-        for self._dialect in _DIALECTS:
+        for dialect in _DIALECTS:
+            self._dialect = dialect
             try:
                 answer = await self.complete(model, "?", max_tokens=1, logprobs=20, extras=extras)
             except RefusedError as refusal:
                 refusals.append(refusal)
             else:
                 self.likeliest(answer)
+                self._tells_ends = "stop_reason" in (answer.choices[0].model_extra or {})
                 return
         raise refusals[0]
 
@@ -147,9 +153,9 @@ class ServerApi:
             EngineError: No answer came.
         """
         known = {name: value for name, value in extras.items() if name in self._dialect.extras}
-        # Without vLLM's fields, only the tokens that are listed with log-probabilities show how a
-        # text ended.
-        wanted = logprobs if self._dialect.extras else max(logprobs, 1)
+        # Without vLLM's stop_reason, only the tokens that are listed with log-probabilities show
+        # how a text ended.
+        wanted = logprobs if self._tells_ends else max(logprobs, 1)
         listed = min(wanted, self._dialect.top_logprobs)
         try:
             answer: ServerCompletion = await self._client.completions.create(

@@ -31,7 +31,7 @@ from tests.integration.manual import (
     Bm25Retriever,
     search_manual,
 )
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+from tests.integration.tampering_proxy import Answer, Call, TamperingProxy, is_about_passages
 from tests.scripted_engine import ScriptedEngine
 
 AT_ONCE = 48
@@ -197,7 +197,7 @@ async def test_one_429_fails_the_whole_recall(
     refusals = iter(range(3))
 
     def refuse_three(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and next(refusals, None) is not None:
+        if is_about_passages(call) and next(refusals, None) is not None:
             return Answer(429, {"error": {"message": "too many requests"}})
         return None
 

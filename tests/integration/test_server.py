@@ -53,8 +53,8 @@ def completions(proxy: TamperingProxy) -> list[Json]:
     return [call.body for call in proxy.calls if is_about_passages(call)]
 
 
-def no_tokenize(call: Call) -> Answer | None:
-    return Answer(404, {"detail": "Not Found"}) if call.path == "/tokenize" else None
+def no_tokenize(call: Call, status: int = 404) -> Answer | None:
+    return Answer(status, {"detail": "Not Found"}) if call.path == "/tokenize" else None
 
 
 def test_the_models_name_is_asked_for_when_not_given(proxy: TamperingProxy) -> None:
@@ -221,10 +221,11 @@ def test_a_server_without_logprob_token_ids_gives_the_same_by_its_top_20(
     assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
 
 
+@pytest.mark.parametrize("status", [400, 404, 405])
 def test_a_server_without_tokenize_gives_the_same_by_the_label_strings(
-    proxy: TamperingProxy, expected: list[float]
+    proxy: TamperingProxy, expected: list[float], status: int
 ) -> None:
-    proxy.refuse = no_tokenize
+    proxy.refuse = lambda call: no_tokenize(call, status)
     assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
     assert all(isinstance(body["prompt"], str) for body in completions(proxy))
 
@@ -286,6 +287,20 @@ def test_a_server_that_knows_openais_parameters_only_gives_the_same(
     assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
     assert [one.finish for one in judgments] == ["concluded"] * 3
     assert not any("true" in one.reasoning[-5:] for one in judgments)
+
+
+def test_a_server_that_ignores_what_it_does_not_know_gives_the_same(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    def forget(body: Json) -> Json:
+        return {name: value for name, value in body.items() if name in OPENAIS_OWN}
+
+    proxy.refuse, proxy.change_request = no_tokenize, forget
+    proxy.change_answer = openais_fields_only
+    with rank1(proxy) as reranker:
+        judgments = reranker.judge(QUERY, PASSAGES)
+    assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+    assert [one.finish for one in judgments] == ["concluded"] * 3
 
 
 def test_an_old_vllm_that_refuses_newer_parameters_gives_the_same(
