@@ -40,7 +40,9 @@ def _checked_relevance(relevance: str | None) -> str | None:
 class Options(BaseModel):
     """How passages are judged, and what a failure means."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
 
     thinking: Literal["full", "none", "adaptive"] = "full"
     """"full": the model thinks, then answers. "none": it answers at once, in one token.
@@ -143,5 +145,6 @@ def _explain(error: ValidationError, *, known: list[str]) -> str:
         if detail["type"] == "extra_forbidden":
             problems.append(f"unknown option {name!r} (there are: {', '.join(known)})")
         else:
-            problems.append(f"{name}: {detail['msg']}")
+            message = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {message}" if name else message)
     return "; ".join(problems)
