@@ -18,18 +18,21 @@ def pieces(content: str, texts: Sequence[str], *, separator: str) -> list[str] |
         A piece of `content` for each text, so that `separator.join(pieces)` is `content`; None
         where it can't be told for sure which piece belongs to which text.
     """
-    cuts, end = [0], 0
-    for place, text in enumerate(texts):
+    places, end = [], 0
+    for text in texts:
         start = content.find(text, end)
         if start < 0:
             return None
-        if place > 0:
-            between = content[end:start]
-            if between.count(separator) != 1:
-                return None
-            cuts.append(end + between.index(separator))
+        places.append((end, start))
         end = start + len(text)
+    places.append((end, len(content)))
+
+    # Before the first text and behind the last there is none: else it ends a heading, say.
+    gaps = [content[end:start] for end, start in places]
+    if [gap.count(separator) for gap in gaps] != [0, *[1] * (len(texts) - 1), 0]:
+        return None
+    sides = [gap.split(separator) for gap in gaps]
     return [
-        content[start + (len(separator) if place else 0) : stop]
-        for place, (start, stop) in enumerate(zip(cuts, [*cuts[1:], len(content)], strict=True))
+        before[-1] + text + behind[0]
+        for before, text, behind in zip(sides, texts, sides[1:], strict=False)
     ]

@@ -27,7 +27,9 @@ def reader() -> Iterator[dict[str, Any]]:
     for made in ("relevant", "thorough", "kept"):
         assert_filtered(names[made])
     assert_filtered(names["state"]["documents"])
-    assert names["judged_in_time"]
+    # How many there are depends on how busy the machine is.
+    scores = [document.metadata["relevance_score"] for document in names["judged_in_time"]]
+    assert all(score is None or score >= 0.5 for score in scores)
     for answer in (names["answer"].text, names["state"]["answer"], names["messages"][-1].text):
         assert BEST in answer
         assert WORST not in answer

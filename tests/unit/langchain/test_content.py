@@ -51,6 +51,8 @@ def test_pieces_joined_are_the_content(content: str, texts: list[str]) -> None:
         ("b\n\na", ["a", "b"]),
         ("a, b", ["a", "b"]),
         ("a\n\n(source)\n\nb\n\n(source)", ["a", "b"]),
+        ("Two were found:\n\na\n\nb", ["a", "b"]),
+        ("a\n\nb\n\nThat is all.", ["a", "b"]),
     ],
 )
 def test_what_is_not_certain_is_not_taken_apart(content: str, texts: list[str]) -> None:

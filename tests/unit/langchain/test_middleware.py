@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware.types import ToolCallRequest
+from langchain.tools import ToolRuntime
 from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -22,7 +23,6 @@ from langchain_core.tools import BaseTool, create_retriever_tool, tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
-from langgraph.prebuilt import ToolRuntime
 from langgraph.types import Command
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
