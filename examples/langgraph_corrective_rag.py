@@ -58,7 +58,7 @@ def corrective_rag(
     def rewrite(state: State) -> Command[Literal["retrieve", "__end__"]]:
         rewrites = state.get("rewrites", 0)
         if rewrites == MOST_REWRITES:
-            return Command(update={"answer": NOTHING_FOUND}, goto=END)
+            return Command(update={"answer": NOTHING_FOUND}, goto="__end__")
         query = (REWRITE | chat_model).invoke({"query": state["query"]}).text
         return Command(update={"query": query, "rewrites": rewrites + 1}, goto="retrieve")
 

@@ -11,11 +11,11 @@ import pytest
 from examples.models import judge
 from rank1_integrations import Judgment, Rank1
 from tests.integration.examples import chat_model
-from tests.integration.tampering_proxy import Call, TamperingProxy
+from tests.integration.tampering_proxy import Call, Json, TamperingProxy
 from tests.integration.vllm_server import vllm_server
 
-MAX_TOKENS = 48
-"""The longest answer. A call of a tool needs about 40."""
+MAX_TOKENS = 24
+"""The longest answer: enough to see that there is one."""
 
 
 @dataclass
@@ -38,6 +38,31 @@ class Witness:
         return [self.passages[-1][one.index] for one in best if (one.score or 0.0) >= threshold]
 
 
+@dataclass
+class ChatProxy(TamperingProxy):
+    """Overhears what a chat model is sent and what it answers.
+
+    Attributes:
+        replies: The texts of its answers, one for each of `calls`.
+    """
+
+    replies: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.change_answer = self._note
+
+    def _note(self, _: Call, answer: Json) -> Json:
+        self.replies.append(answer["choices"][0]["message"]["content"])
+        return answer
+
+    def prompts(self) -> list[str]:
+        """All that the chat model was given to read, one text for each of `calls`."""
+        return [
+            "\n".join(message["content"] or "" for message in call.body["messages"])
+            for call in self.calls
+        ]
+
+
 @pytest.fixture(scope="session")
 def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a vLLM server that has the chat model loaded.
@@ -55,9 +80,9 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TamperingProxy]:
-    """The chat model where the examples look for it; `calls` shows what it was sent."""
-    with TamperingProxy(chat_server.removesuffix("/v1")) as proxy:
+def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatProxy]:
+    """The chat model where the examples look for it, overheard."""
+    with ChatProxy(chat_server.removesuffix("/v1")) as proxy:
         monkeypatch.setenv("CHAT_BASE_URL", proxy.url)
         monkeypatch.setenv("CHAT_MODEL", chat_model.NAME)
         monkeypatch.setenv("CHAT_MAX_TOKENS", str(MAX_TOKENS))
@@ -77,8 +102,3 @@ def rank1(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rank1]:
     monkeypatch.delenv("RANK1_BASE_URL", raising=False)
     with judge(on_judgments=witness.see) as rank1:
         yield rank1
-
-
-def prompt(call: Call) -> str:
-    """All that the chat model was given to read."""
-    return "\n".join(message["content"] or "" for message in call.body["messages"])
