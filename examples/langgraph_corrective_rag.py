@@ -1,6 +1,8 @@
 """Corrective RAG in LangGraph: where no passage is relevant, the question is put another way.
 
-CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langgraph_corrective_rag
+Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+
+    python -m examples.langgraph_corrective_rag
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -32,10 +34,11 @@ class Witness:
         self.passages.append(passages)
         self.judgments.append(judgments)
 
-    def relevant(self, threshold: float = 0.5) -> list[str]:
-        """The passages that reached the threshold the last time, best first."""
-        best = sorted(self.judgments[-1], key=lambda one: one.log_odds or 0.0, reverse=True)
-        return [self.passages[-1][one.index] for one in best if (one.score or 0.0) >= threshold]
+    def relevant(self) -> list[str]:
+        """The passages that reached the examples' threshold the last time, best first."""
+        reached = [one for one in self.judgments[-1] if (one.score or 0.0) >= 0.5]
+        reached.sort(key=lambda one: one.log_odds or 0.0, reverse=True)
+        return [self.passages[-1][one.index] for one in reached]
 
 
 @dataclass
@@ -73,10 +76,12 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running
         return
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
-    folder = tmp_path_factory.mktemp("chat")
-    model, log = chat_model.unpack(folder / "model"), folder / "server.log"
-    with vllm_server(model, log, name=chat_model.NAME, **chat_model.SERVER_OPTIONS) as address:
-        yield address
+    log = tmp_path_factory.mktemp("chat") / "server.log"
+    # pytest would keep the last runs' weights.
+    with TemporaryDirectory() as folder:
+        model = chat_model.unpack(Path(folder))
+        with vllm_server(model, log, name=chat_model.NAME, **chat_model.SERVER_OPTIONS) as address:
+            yield address
 
 
 @pytest.fixture
