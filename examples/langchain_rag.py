@@ -1,6 +1,8 @@
 """LangChain RAG: a vector store finds passages, Rank1 keeps those that answer, a chat model reads.
 
-CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langchain_rag
+Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+
+    python -m examples.langchain_rag
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """Corrective RAG in LangGraph: where no passage is relevant, the question is put another way.
 
-CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.langgraph_corrective_rag
+Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+
+    python -m examples.langgraph_corrective_rag
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ def corrective_rag(
     def rewrite(state: State) -> Command[Literal["retrieve", "__end__"]]:
         rewrites = state.get("rewrites", 0)
         if rewrites == MOST_REWRITES:
-            return Command(update={"answer": NOTHING_FOUND}, goto=END)
+            return Command(update={"answer": NOTHING_FOUND}, goto="__end__")
         query = (REWRITE | chat_model).invoke({"query": state["query"]}).text
         return Command(update={"query": query, "rewrites": rewrites + 1}, goto="retrieve")
 

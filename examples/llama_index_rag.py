@@ -1,6 +1,8 @@
 """LlamaIndex: a query engine and a chat engine that read only the nodes that Rank1 keeps.
 
-CHAT_BASE_URL=http://localhost:8000/v1 CHAT_MODEL=... python -m examples.llama_index_rag
+Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+
+    python -m examples.llama_index_rag
 """
 
 from __future__ import annotations

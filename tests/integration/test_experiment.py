@@ -17,7 +17,7 @@ import pytest
 from examples.standard_library import passages
 from rank1_integrations.experiment.__main__ import main
 from tests.integration.conftest import SERVED_NAME, free_port
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+from tests.integration.tampering_proxy import Answer, Call, TamperingProxy, is_about_passages
 
 QUESTIONS = {"sort": "How do I sort a list in place?", "copy": "How do I copy a file?"}
 SOURCES = {"sort": "typesseq-mutable", "copy": "shutil.copy"}
@@ -101,7 +101,7 @@ def test_a_server_that_dies_loses_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def gone(call: Call) -> Answer | None:
-        dead = call.path == "/v1/completions" and (tmp_path / "full" / "judgments.jsonl").exists()
+        dead = is_about_passages(call) and (tmp_path / "full" / "judgments.jsonl").exists()
         done = dead and len(lines(tmp_path / "full" / "judgments.jsonl")) == 10
         return Answer(500, {"error": {"message": "the engine is dead"}}) if done else None
 
@@ -126,7 +126,7 @@ def test_a_server_that_dies_loses_nothing(
     assert lines(tmp_path / "report.jsonl")[0] == full
     assert lines(tmp_path / "report.jsonl")[1]["finishes"] == {"direct": 10}
     # One for the first passage, before the clock runs, and one for each that was left.
-    assert sum(call.path == "/v1/completions" for call in proxy.calls) == 11
+    assert sum(is_about_passages(call) for call in proxy.calls) == 11
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tests.integration.llama_index_app import (
     scores,
     texts,
 )
-from tests.integration.tampering_proxy import Call, TamperingProxy
+from tests.integration.tampering_proxy import Call, TamperingProxy, is_about_passages
 from tests.unit.llama_index.exporting import attributes, documents, exported
 
 FORMS = pytest.mark.parametrize("form", ["sync", "async"])
@@ -48,7 +48,7 @@ async def test_asynchronous_reranks_run_at_the_same_time(
     gate = threading.Barrier(queries * passages, timeout=60)
 
     def hold_until_all_have_come(call: Call) -> None:
-        if call.path == "/v1/completions":
+        if is_about_passages(call):
             gate.wait()
 
     proxy.refuse = hold_until_all_have_come

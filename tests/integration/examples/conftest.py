@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from examples.models import judge
 from rank1_integrations import Judgment, Rank1
 from tests.integration.examples import chat_model
-from tests.integration.tampering_proxy import Call, TamperingProxy
+from tests.integration.tampering_proxy import Call, Json, TamperingProxy
 from tests.integration.vllm_server import vllm_server
 
-MAX_TOKENS = 48
-"""The longest answer. A call of a tool needs about 40."""
+MAX_TOKENS = 24
+"""The longest answer: enough to see that there is one."""
 
 
 @dataclass
@@ -32,10 +34,36 @@ class Witness:
         self.passages.append(passages)
         self.judgments.append(judgments)
 
-    def relevant(self, threshold: float = 0.5) -> list[str]:
-        """The passages that reached the threshold the last time, best first."""
-        best = sorted(self.judgments[-1], key=lambda one: one.log_odds or 0.0, reverse=True)
-        return [self.passages[-1][one.index] for one in best if (one.score or 0.0) >= threshold]
+    def relevant(self) -> list[str]:
+        """The passages that reached the examples' threshold the last time, best first."""
+        reached = [one for one in self.judgments[-1] if (one.score or 0.0) >= 0.5]
+        reached.sort(key=lambda one: one.log_odds or 0.0, reverse=True)
+        return [self.passages[-1][one.index] for one in reached]
+
+
+@dataclass
+class ChatProxy(TamperingProxy):
+    """Overhears what a chat model is sent and what it answers.
+
+    Attributes:
+        replies: The texts of its answers, one for each of `calls`.
+    """
+
+    replies: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.change_answer = self._note
+
+    def _note(self, _: Call, answer: Json) -> Json:
+        self.replies.append(answer["choices"][0]["message"]["content"])
+        return answer
+
+    def prompts(self) -> list[str]:
+        """All that the chat model was given to read, one text for each of `calls`."""
+        return [
+            "\n".join(message["content"] or "" for message in call.body["messages"])
+            for call in self.calls
+        ]
 
 
 @pytest.fixture(scope="session")
@@ -48,16 +76,18 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running
         return
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
-    folder = tmp_path_factory.mktemp("chat")
-    model, log = chat_model.unpack(folder / "model"), folder / "server.log"
-    with vllm_server(model, log, name=chat_model.NAME, **chat_model.SERVER_OPTIONS) as address:
-        yield address
+    log = tmp_path_factory.mktemp("chat") / "server.log"
+    # pytest would keep the last runs' weights.
+    with TemporaryDirectory() as folder:
+        model = chat_model.unpack(Path(folder))
+        with vllm_server(model, log, name=chat_model.NAME, **chat_model.SERVER_OPTIONS) as address:
+            yield address
 
 
 @pytest.fixture
-def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TamperingProxy]:
-    """The chat model where the examples look for it; `calls` shows what it was sent."""
-    with TamperingProxy(chat_server.removesuffix("/v1")) as proxy:
+def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatProxy]:
+    """The chat model where the examples look for it, overheard."""
+    with ChatProxy(chat_server.removesuffix("/v1")) as proxy:
         monkeypatch.setenv("CHAT_BASE_URL", proxy.url)
         monkeypatch.setenv("CHAT_MODEL", chat_model.NAME)
         monkeypatch.setenv("CHAT_MAX_TOKENS", str(MAX_TOKENS))
@@ -77,8 +107,3 @@ def rank1(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rank1]:
     monkeypatch.delenv("RANK1_BASE_URL", raising=False)
     with judge(on_judgments=witness.see) as rank1:
         yield rank1
-
-
-def prompt(call: Call) -> str:
-    """All that the chat model was given to read."""
-    return "\n".join(message["content"] or "" for message in call.body["messages"])

@@ -9,8 +9,7 @@ from langchain_core.messages import HumanMessage
 from examples.chatbot import chatbot
 from examples.models import judge, langchain_chat_model
 from rank1_integrations import Rank1
-from tests.integration.examples.conftest import Witness, prompt
-from tests.integration.tampering_proxy import TamperingProxy
+from tests.integration.examples.conftest import ChatProxy, Witness
 
 FIRST, SECOND = "How do I copy a file?", "And with its permissions?"
 
@@ -26,7 +25,7 @@ def talk(rank1: Rank1, *messages: str) -> list[str]:
 
 
 def test_a_message_is_answered_from_its_own_passages_and_what_was_said_before(
-    rank1: Rank1, witness: Witness, chat: TamperingProxy
+    rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     replies = talk(rank1, FIRST, SECOND)
     assert witness.queries == [FIRST, f"{FIRST} {SECOND}"]
@@ -35,16 +34,18 @@ def test_a_message_is_answered_from_its_own_passages_and_what_was_said_before(
     instructions, *conversation = chat.calls[1].body["messages"]
     assert {text for text in witness.passages[1] if text in instructions["content"]} == set(kept)
     assert [said["content"] for said in conversation] == [FIRST, replies[0], SECOND]
+    assert replies == chat.replies
     assert all(reply.strip() for reply in replies)
 
 
 def test_when_time_is_up_thoughts_are_cut_and_the_reply_comes_all_the_same(
-    witness: Witness, chat: TamperingProxy
+    witness: Witness, chat: ChatProxy
 ) -> None:
     with judge(deadline=0.001, on_error="keep", on_judgments=witness.see) as rank1:
         (reply,) = talk(rank1, FIRST)
     (judgments,) = witness.judgments
     assert "concluded" not in {judgment.finish for judgment in judgments}
-    read = prompt(chat.calls[0])
+    (read,) = chat.prompts()
     assert 0 < sum(text in read for text in witness.passages[0]) <= 3
+    assert [reply] == chat.replies
     assert reply.strip()

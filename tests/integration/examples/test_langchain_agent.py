@@ -14,41 +14,49 @@ from examples.langchain_agent import (
 )
 from examples.models import langchain_chat_model
 from rank1_integrations import Rank1
-from tests.integration.examples.conftest import Witness, prompt
-from tests.integration.tampering_proxy import TamperingProxy
+from tests.integration.examples.conftest import ChatProxy, Witness
 
 
-def ask(agent: Agent) -> tuple[dict[str, Any], ToolMessage, AIMessage]:
-    """The call that the chat model made, what the tool gave it, and its answer."""
+@pytest.fixture(autouse=True)
+def room_for_a_call(chat: ChatProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of the tool takes about 40 tokens."""
+    monkeypatch.setenv("CHAT_MAX_TOKENS", "64")
+
+
+def ask(agent: Agent) -> tuple[dict[str, Any], ToolMessage, str]:
+    """What the chat model searched for, what the tool gave it, and its answer."""
     _, call, result, answer = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
     assert isinstance(call, AIMessage)
     assert isinstance(result, ToolMessage)
     (tool_call,) = call.tool_calls
-    return tool_call["args"], result, answer
+    return tool_call["args"], result, answer.text
 
 
-def check(result: ToolMessage, witness: Witness, chat: TamperingProxy) -> None:
+def check(result: ToolMessage, witness: Witness, chat: ChatProxy) -> None:
     """The tool's message, and so the chat model's prompt, holds the kept passages alone."""
     kept = witness.relevant()[:3]
     assert len(kept) < len(witness.passages[0]) == 6
     assert [document.page_content for document in result.artifact] == kept
-    _, second = chat.calls
-    assert {text for text in witness.passages[0] if text in prompt(second)} == set(kept)
+    _, read = chat.prompts()
+    assert {text for text in witness.passages[0] if text in read} == set(kept)
 
 
 def test_a_filtered_tool_gives_what_is_relevant_to_the_agents_query(
-    rank1: Rank1, witness: Witness, chat: TamperingProxy
+    rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     arguments, result, answer = ask(agent_with_filtered_tool(rank1, langchain_chat_model()))
-    assert witness.queries == [arguments["query"].strip()]
+    assert witness.queries == [arguments["query"]]
     check(result, witness, chat)
-    assert answer.text.strip()
+    assert answer == chat.replies[1]
+    assert answer.strip()
 
 
 def test_the_middleware_gives_what_is_relevant_to_the_users_question(
-    rank1: Rank1, witness: Witness, chat: TamperingProxy
+    rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     _, result, answer = ask(agent_with_middleware(rank1, langchain_chat_model()))
     assert witness.queries == [QUESTION]
+    assert witness.relevant()
     check(result, witness, chat)
-    assert answer.text.strip()
+    assert answer == chat.replies[1]
+    assert answer.strip()

@@ -8,33 +8,35 @@ import sys
 
 import pytest
 
-from tests.integration.tampering_proxy import TamperingProxy
+from tests.integration.examples.conftest import ChatProxy
 
-EXAMPLES = {
+TYPED = {
     "langchain_rag": "",
     "langchain_agent": "",
     "langgraph_corrective_rag": "",
     "llama_index_rag": "",
-    "chatbot": "How do I copy a file?\nAnd with its permissions?\n\n",
+    "chatbot": "How do I copy a file?\n\n",
 }
-"""What is typed into each."""
+"""The examples that talk to a chat model, and what is typed into each."""
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_shows_an_answer_and_why_each_passage_was_kept(
+@pytest.mark.parametrize("name", TYPED)
+def test_an_example_shows_the_answer(
     name: str,
-    chat: TamperingProxy,
+    chat: ChatProxy,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(EXAMPLES[name]))
-    answers: list[str] = []
-
-    def listen(_: object, body: dict) -> dict:
-        answers.append(body["choices"][0]["message"]["content"])
-        return body
-
-    chat.change_answer = listen
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TYPED[name]))
+    monkeypatch.setenv("CHAT_MAX_TOKENS", "64" if name == "langchain_agent" else "16")
     importlib.import_module(f"examples.{name}").main()
-    shown = capsys.readouterr().out
-    assert answers[-1].strip() in shown
+    assert chat.replies[-1].strip() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_without_a_chat_model_an_example_says_what_to_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHAT_BASE_URL", raising=False)
+    with pytest.raises(SystemExit, match="set CHAT_BASE_URL and CHAT_MODEL"):
+        importlib.import_module(f"examples.{name}").main()
