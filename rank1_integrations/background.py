@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_endings: set[asyncio.Future[None]] = set()
+"""Work that is being cancelled while nobody waits; the loop alone would let it be collected."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -71,16 +74,37 @@ async def gather(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-async def as_completed(works: Iterable[Coroutine[Any, Any, T]]) -> AsyncGenerator[T, None]:
-    """Results as they come; an error, or leaving early, cancels what still runs."""
+async def as_completed(
+    works: Iterable[Coroutine[Any, Any, T]], *, until: float | None = None
+) -> AsyncGenerator[T, None]:
+    """Results as they come; an error, or leaving early, cancels what still runs.
+
+    Args:
+        works: What is to be done at the same time.
+        until: When to stop waiting, by `time.monotonic()`. What then still runs is cancelled,
+            and that is not waited for.
+    """
     tasks = [asyncio.ensure_future(work) for work in works]
+    timeout = None if until is None else max(0.0, until - time.monotonic())
+    is_late = False
     try:
-        for result in asyncio.as_completed(tasks):
+        for result in asyncio.as_completed(tasks, timeout=timeout):
             yield await result
+    except TimeoutError:
+        is_late = True
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ending = asyncio.ensure_future(_end(tasks))
+        if is_late:
+            _endings.add(ending)
+            ending.add_done_callback(_endings.discard)
+        else:
+            await ending
+
+
+async def _end(tasks: list[asyncio.Task[T]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Call(Generic[T]):

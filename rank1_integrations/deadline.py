@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# The share of the time that is kept for verdicts, at least and at most.
-_LEAST_RESERVE, _LARGEST_RESERVE = 0.1, 0.5
+# The share of the time that is kept for verdicts: at least, at most, and before any was seen.
+_LEAST_RESERVE, _LARGEST_RESERVE, _FIRST_RESERVE = 0.1, 0.5, 0.3
 _REMEMBERED_VERDICTS = 128
 
 
@@ -19,24 +21,30 @@ class Deadline:
         end: When the query is answered with what there is.
     """
 
-    def __init__(self, seconds: float | None, *, reserve: float = 0.0) -> None:
+    def __init__(self, seconds: float | None, *, reserve: float | None = None) -> None:
         """Start the clock.
 
         Args:
             seconds: From now; None for no limit.
-            reserve: Seconds that the verdicts will need at the end.
+            reserve: Seconds that the verdicts will need at the end; None if not known.
         """
         self.thoughts_end: float | None = None
         self.end: float | None = None
         if seconds is not None:
-            reserve = min(max(reserve, _LEAST_RESERVE * seconds), _LARGEST_RESERVE * seconds)
+            share = _FIRST_RESERVE if reserve is None else reserve / seconds
+            share = min(max(share, _LEAST_RESERVE), _LARGEST_RESERVE)
             self.end = time.monotonic() + seconds
-            self.thoughts_end = self.end - reserve
+            self.thoughts_end = self.end - share * seconds
 
     @property
     def is_near(self) -> bool:
         """Whether no thought may be begun or continued any more."""
         return self.thoughts_end is not None and time.monotonic() >= self.thoughts_end
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the query is to be answered now."""
+        return self.end is not None and time.monotonic() >= self.end
 
 
 class VerdictTimes:
@@ -45,10 +53,17 @@ class VerdictTimes:
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED_VERDICTS)
 
-    def add(self, seconds: float) -> None:
-        """Remember one."""
-        self._seconds.append(seconds)
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Remember how long the block takes, at least, if it is given up."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds.append(time.monotonic() - begun)
 
-    def needed(self, passages: int, at_once: int) -> float:
-        """Seconds for the verdicts on so many passages, so many at a time; 0 if none is known."""
-        return max(self._seconds, default=0.0) * math.ceil(passages / at_once)
+    def needed(self, passages: int, at_once: int) -> float | None:
+        """Seconds for the verdicts on so many passages, so many at a time; None if not known."""
+        if not self._seconds:
+            return None
+        return max(self._seconds) * math.ceil(passages / at_once)

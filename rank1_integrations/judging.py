@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
+from typing import Any
 
 from rank1_integrations import background
 from rank1_integrations.adaptive import boundaries, log_odds_of, worth_a_thought
@@ -51,6 +52,7 @@ class Judging:
         self._top_n, self._score_threshold = top_n, score_threshold
         self._found = 0
         self._pending = list(range(len(texts)))
+        self._direct: dict[int, Judgment] = {}
 
     async def judgments(self) -> AsyncGenerator[Judgment, None]:
         """Every passage's judgment, as it is made; those that were not needed come last.
@@ -71,20 +73,28 @@ class Judging:
             async with asyncio.timeout_at(self._deadline.end):
                 await self._judge.start()
         except TimeoutError:
-            unjudged = [self._judge.skip(place) for place in self._pending]
+            pass  # for which all that is pending is skipped
         except EngineError as error:
-            unjudged = [self._judge.fail(place, error) for place in self._pending]
-        else:
-            async with aclosing(self._in_waves()) as judged:
-                async for judgment in judged:
-                    yield judgment
-            unjudged = [Judgment(index=place, finish="skipped") for place in self._pending]
-        for judgment in unjudged:
-            yield judgment
+            for place in self._pending:
+                yield self._judge.fail(place, error)
+            return
+        async with aclosing(self._in_waves()) as judged:
+            async for judgment in judged:
+                yield judgment
+        for place in self._pending:
+            yield self._unfinished(place)
+
+    def _unfinished(self, place: int) -> Judgment:
+        """What is known of a passage that was not judged to the end."""
+        if place in self._direct:
+            return self._direct[place]
+        if self._is_enough():
+            return Judgment(index=place, finish="skipped")
+        return self._judge.skip(place)
 
     async def _in_waves(self) -> AsyncGenerator[Judgment, None]:
-        """Judgments until enough is found; what is left is pending."""
-        while self._pending and not self._is_enough():
+        """Judgments until enough is found or time is over; what is left is pending."""
+        while self._pending and not self._is_enough() and not self._deadline.is_over:
             wave = self._pending[: self._wave_size()]
             async with aclosing(self._wave(wave)) as judged:
                 async for judgment in judged:
@@ -131,24 +141,32 @@ class Judging:
         )
 
     def _all(self, places: Iterable[int], plan: Plan) -> AsyncGenerator[Judgment, None]:
-        return background.as_completed(self._judge_one(place, plan) for place in places)
+        return self._as_made(self._judge_one(place, plan) for place in places)
+
+    def _as_made(
+        self, judging: Iterable[Coroutine[Any, Any, Judgment]]
+    ) -> AsyncGenerator[Judgment, None]:
+        return background.as_completed(judging, until=self._deadline.end)
 
     async def _adaptively(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
         """Direct verdicts for all, then thoughts where these leave the outcome open."""
-        direct = await background.gather(self._judge_one(place, _DIRECTLY) for place in places)
-        decided_at = boundaries(direct, top_n=self._top_n, score_threshold=self._score_threshold)
+        async with aclosing(self._all(places, _DIRECTLY)) as judged:
+            direct = {judgment.index: judgment async for judgment in judged}
+        self._direct |= direct
+        in_order = [direct[place] for place in places if place in direct]
         unsure = worth_a_thought(
-            direct,
-            decided_at,
+            in_order,
+            boundaries(in_order, top_n=self._top_n, score_threshold=self._score_threshold),
             share=self._options.adaptive_share,
             sure=log_odds_of(self._options.adaptive_sure),
         )
-        known = {judgment.index: judgment for judgment in direct}
-        for judgment in direct:
+        for judgment in in_order:
             if judgment.index not in unsure:
                 yield judgment
-        thoughts = background.as_completed(
-            self._judge_one(place, self._plan(self._probing(known[place], boundary)), known[place])
+        thoughts = self._as_made(
+            self._judge_one(
+                place, self._plan(self._probing(direct[place], boundary)), direct[place]
+            )
             for place, boundary in unsure.items()
         )
         async with aclosing(thoughts) as judged:

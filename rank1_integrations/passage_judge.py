@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 
 from rank1_integrations import background, procedure
@@ -59,19 +58,16 @@ class PassageJudge:
             query: What is asked, with the relevance definition around it.
             passage: The text, as the retriever had it.
             plan: How to judge.
-            deadline: When to cut the thought, and when to give up.
+            deadline: When to cut the thought. Giving up at its end is the caller's part.
             known: A judgment to fall back on.
 
         Raises:
-            EngineError: The engine gave no usable answer, or time ran out, and `on_error` is
-                "raise".
+            EngineError: The engine gave no usable answer, and `on_error` is "raise".
             ConfigurationError: The query does not fit the model's context.
         """
         try:
-            async with asyncio.timeout_at(deadline.end), self._places():
+            async with self._places():
                 return await self._judge(index, query, passage, plan, deadline)
-        except TimeoutError:
-            return known or self.skip(index)
         except EngineError as error:
             return self.fail(index, error, known)
 
@@ -163,9 +159,8 @@ class PassageJudge:
             OutOfTime: The thought must end now.
         """
         if request.labels:
-            begun = time.monotonic()
-            completion = await self._engine.complete(request)
-            self.verdict_times.add(time.monotonic() - begun)
+            with self.verdict_times.timed():
+                completion = await self._engine.complete(request)
         else:
             completion = await self._think(request, deadline)
         self.usage.count_completion(request, completion)

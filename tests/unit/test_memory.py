@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shelve
-from collections.abc import Iterator
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peewee import SqliteDatabase, TextField
+from playhouse.kv import KeyValue
 
-from rank1_integrations import EngineError, Rank1
+from rank1_integrations import EngineError, Judgment, Rank1
 from tests.scripted_engine import ScriptedEngine, length_script
 
 PASSAGES = ["a long passage, with many words", "short", "of middling length"]
@@ -193,13 +195,36 @@ def test_the_failure_of_one_is_raised_for_each_who_asked() -> None:
     assert [type(error) for error in asyncio.run(ask_twice())] == [EngineError] * 2
 
 
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[shelve.Shelf[str]]:
-    with shelve.open(str(tmp_path / "judgments")) as opened:
-        yield opened
+def file_of_judgments(file: Path) -> KeyValue:
+    """The persistent cache of the documentation."""
+    pragmas = {"journal_mode": "wal", "busy_timeout": 5000}
+    database = SqliteDatabase(str(file), pragmas=pragmas)
+    return KeyValue(value_field=TextField(), database=database)
 
 
-def test_a_shelf_keeps_judgments_between_processes(shelf: shelve.Shelf[str]) -> None:
-    asked(shelf)[0].judge("q", PASSAGES)
-    shelf.sync()
-    assert all(one.cached for one in asked(shelf)[0].judge("q", PASSAGES))
+def test_a_file_keeps_judgments_for_other_threads(tmp_path: Path) -> None:
+    cache = file_of_judgments(tmp_path / "judgments.db")
+
+    def judge(n: int) -> list[Judgment]:
+        return asked(cache)[0].judge(f"q{n % 4}", PASSAGES)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(len(judgments) == 3 for judgments in pool.map(judge, range(8)))
+    assert len(cache) == 4 * 3
+    assert all(one.cached for one in asked(cache)[0].judge("q0", PASSAGES))
+
+
+def judge_in_a_process(file: Path) -> None:
+    asked(file_of_judgments(file))[0].judge("q", PASSAGES)
+
+
+def test_a_file_keeps_judgments_for_other_processes(tmp_path: Path) -> None:
+    file = tmp_path / "judgments.db"
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=judge_in_a_process, args=(file,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert all(one.cached for one in asked(file_of_judgments(file))[0].judge("q", PASSAGES))

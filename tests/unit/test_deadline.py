@@ -1,0 +1,51 @@
+"""How much of a deadline is kept for verdicts."""
+
+from __future__ import annotations
+
+import pytest
+
+from rank1_integrations.deadline import Deadline, VerdictTimes
+
+
+def reserve(seconds: float, needed: float | None) -> float:
+    deadline = Deadline(seconds, reserve=needed)
+    assert deadline.end is not None
+    assert deadline.thoughts_end is not None
+    return deadline.end - deadline.thoughts_end
+
+
+def test_without_a_limit_it_is_never_near() -> None:
+    deadline = Deadline(None, reserve=10)
+    assert (deadline.end, deadline.thoughts_end) == (None, None)
+    assert not deadline.is_near
+    assert not deadline.is_over
+
+
+@pytest.mark.parametrize(("needed", "kept"), [(None, 3.0), (0.001, 1.0), (2.0, 2.0), (60.0, 5.0)])
+def test_what_is_needed_is_kept_between_a_tenth_and_a_half(
+    needed: float | None, kept: float
+) -> None:
+    assert reserve(10, needed) == pytest.approx(kept)
+
+
+def test_what_verdicts_took_lately_is_needed_for_every_round_of_them() -> None:
+    times = VerdictTimes()
+    assert times.needed(100, 64) is None
+    with times.timed():
+        pass
+    one_round, two_rounds = times.needed(64, 64), times.needed(65, 64)
+    assert one_round is not None
+    assert two_rounds == 2 * one_round
+
+
+def test_a_verdict_that_was_given_up_counts_too() -> None:
+    times = VerdictTimes()
+    with pytest.raises(KeyboardInterrupt), times.timed():
+        raise KeyboardInterrupt
+    assert times.needed(1, 1) is not None
+
+
+def test_a_time_that_has_passed_is_over() -> None:
+    deadline = Deadline(1e-9)
+    assert deadline.is_near
+    assert deadline.is_over
