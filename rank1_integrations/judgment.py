@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Finish = Literal["concluded", "forced", "direct", "skipped", "failed"]
 
@@ -67,6 +68,19 @@ class Judgment:
         rest = self.to_dict()
         del rest["score"]
         return {"relevance_reasoning": rest.pop("reasoning"), "rank1": rest}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Self:
+        """The judgment that a kept document or node carries.
+
+        Args:
+            metadata: Of the document, with what `to_metadata` put there.
+
+        Raises:
+            KeyError: The document was not judged.
+        """
+        rest = {name: value for name, value in metadata["rank1"].items() if name != "relevant"}
+        return cls(reasoning=metadata["relevance_reasoning"], **rest)
 
 
 def rank(

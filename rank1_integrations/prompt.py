@@ -43,19 +43,17 @@ class Prompt:
     truncated: bool = False
 
 
-def build_prompt(query: str, passage: str, *, truncated: bool = False) -> Prompt:
+def build_prompt(query: str, passage: str) -> Prompt:
     """The prompt that asks whether `passage` is relevant to `query`.
 
     Args:
         query: What is asked, with the relevance definition around it if there is one.
         passage: The text to judge, as the retriever had it.
-        truncated: Whether the passage was shortened on the way here.
     """
     safe_query, safe_passage = sanitize(query), sanitize(passage)
     return Prompt(
         text=f"{INSTRUCTION}\nQuery: {safe_query}\nPassage: {safe_passage}\n{THINK}",
         sanitized=(safe_query, safe_passage) != (query, passage),
-        truncated=truncated,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 class Rank1:
     """The Rank1 reranker on one engine, to be shared by any number of chains, threads and tasks.
 
-    Make one with `from_server`, `from_transformers` or `demo`. Every method has an asynchronous
-    twin with an `a` in front; both run the same code on one background loop, so the synchronous
-    form also works inside a running loop.
+    Make one with `from_server`, `from_vllm`, `from_transformers` or `demo`. Every method has an
+    asynchronous twin with an `a` in front; both run the same code on one background loop, so the
+    synchronous form also works inside a running loop.
     """
 
     def __init__(self, engine: Engine, **options: Any) -> None:
@@ -66,6 +66,31 @@ class Rank1:
             timeout=checked.timeout,
             max_retries=checked.max_retries,
         )
+        return cls(engine, **options)
+
+    @classmethod
+    def from_vllm(
+        cls, model: str, *, engine_args: Mapping[str, Any] | None = None, **options: Any
+    ) -> Self:
+        """Rank1 on vLLM, which this process starts, shares among its objects and ends.
+
+        Objects with the same model and `engine_args` share one copy of it in memory, which is
+        freed when the last of them is closed or collected, or at the interpreter's exit.
+
+        Args:
+            model: A checkpoint's name on the hub, or its folder.
+            engine_args: Fields of vLLM's `AsyncEngineArgs`, for instance
+                `{"max_model_len": 16000, "tensor_parallel_size": 2}`; None for vLLM's defaults.
+            **options: The fields of `Options`.
+
+        Raises:
+            ConfigurationError: An argument can't work, or vLLM can't load the checkpoint.
+            MissingExtraError: vllm is not installed.
+        """
+        from rank1_integrations.engines.vllm import VllmEngine
+
+        checked = Options.check(options)
+        engine = VllmEngine(model, engine_args=engine_args, timeout=checked.timeout)
         return cls(engine, **options)
 
     @classmethod

@@ -10,7 +10,7 @@ from rank1_integrations.errors import ConfigurationError
 from rank1_integrations.options import Options, check_cut
 from rank1_integrations.reranker import Rank1
 
-_PLACE = {"backend", "base_url", "model", "api_key"}
+_PLACE = {"backend", "base_url", "model", "api_key", "engine_args"}
 _MADE_WITH = {"rank1", *_PLACE, *Options.model_fields}
 
 
@@ -27,20 +27,23 @@ class Rank1Settings(Options):
     rank1: Rank1 | None = Field(default=None, exclude=True, repr=False)
     """A reranker to share with other chains."""
 
-    backend: Literal["server", "transformers", "demo"] = "server"
-    """Where the model runs: behind an OpenAI-compatible server, in this process, or in this
-    process as the small demonstration model."""
+    backend: Literal["server", "vllm", "transformers", "demo"] = "server"
+    """Where the model runs: behind an OpenAI-compatible server, in this process on vLLM or
+    transformers, or in this process as the small demonstration model."""
 
     base_url: str | None = None
     """The server's address, for instance "http://localhost:8000/v1"."""
 
     model: str | None = None
-    """Server: the name that the model is served under, None for the only one. transformers: a
-    checkpoint's name on the hub, or its folder."""
+    """Server: the name that the model is served under, None for the only one. vllm and
+    transformers: a checkpoint's name on the hub, or its folder."""
 
     api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
     """The server's key; None for `RANK1_API_KEY` or else `OPENAI_API_KEY` of the environment.
     Never part of a serialized or pickled form."""
+
+    engine_args: dict[str, Any] | None = None
+    """vllm: fields of vLLM's `AsyncEngineArgs`, such as {"max_model_len": 16000}."""
 
     top_n: int | None = None
     """How many passages to keep at most; None for all."""
@@ -62,14 +65,16 @@ class Rank1Settings(Options):
         elif self.backend == "server" and self.base_url is None:
             raise ConfigurationError(
                 "say where the model runs: base_url='http://localhost:8000/v1' for a server, "
-                "backend='transformers' with model=, or backend='demo'"
+                "backend='vllm' or 'transformers' with model=, or backend='demo'"
             )
-        elif self.backend == "transformers" and self.model is None:
+        elif self.backend in ("vllm", "transformers") and self.model is None:
             raise ConfigurationError(
-                "backend='transformers' needs model=, for instance 'jhu-clsp/rank1-0.5b'"
+                f"backend={self.backend!r} needs model=, for instance 'jhu-clsp/rank1-0.5b'"
             )
         if self.backend != "server" and (self.base_url or self.api_key):
             raise ConfigurationError(f"backend={self.backend!r} takes no base_url and no api_key")
+        if self.backend != "vllm" and self.engine_args is not None:
+            raise ConfigurationError("engine_args is for backend='vllm'")
         if self.backend == "demo" and self.model is not None:
             raise ConfigurationError("backend='demo' takes no model: it is the one in the package")
 
@@ -98,11 +103,12 @@ class Rank1Settings(Options):
             await self._rank1.aclose()
 
     def __getstate__(self) -> dict[Any, Any]:
-        """For pickling: the settings alone, without key and callback."""
+        """For pickling: the settings alone, without key, cache and callback."""
         if self.rank1 is not None:
             self.rank1.__reduce__()
         state = super().__getstate__()
-        state["__dict__"] = {**state["__dict__"], "api_key": None, "on_judgments": None}
+        left_behind = dict.fromkeys(("api_key", "cache", "on_judgments"))
+        state["__dict__"] = {**state["__dict__"], **left_behind}
         private = {**(state["__pydantic_private__"] or {})}
         private.pop("_rank1", None)
         state["__pydantic_private__"] = private
@@ -122,6 +128,9 @@ class Rank1Settings(Options):
         match self.backend:
             case "demo":
                 return Rank1.demo(**options)
+            case "vllm":
+                assert self.model is not None
+                return Rank1.from_vllm(self.model, engine_args=self.engine_args, **options)
             case "transformers":
                 assert self.model is not None
                 return Rank1.from_transformers(self.model, **options)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import string
 from typing import Any
 
 from openai.types import CompletionUsage
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
-from rank1_integrations.engines.server_api import ServerApi
+from rank1_integrations.engines.server_answers import (
+    echoed_logprob,
+    extra,
+    label_logprobs,
+    thought,
+)
+from rank1_integrations.engines.server_api import RefusedError, ServerApi
 from rank1_integrations.errors import EngineError
 
-# Where a server can't count: cautious for English, about right for other scripts.
-_BYTES_PER_TOKEN = 2
+# Where a server can't count, a token is taken to be two letters or spaces, and one byte of anything
+# else: English has about four, digits and rare signs may have no more than one.
+_LETTERS = f" {string.ascii_letters}".encode()
 
 _EXACT_TEXT = {
     "skip_special_tokens": False,
@@ -24,6 +31,7 @@ _EXACT_TEXT = {
 }
 # Likewise, where the whole distribution is to be sampled from.
 _EXACT_SAMPLING = {"top_k": -1, "min_p": 0.0}
+_TOP_LOGPROBS = 20
 
 
 class ServerEngine(Engine):
@@ -56,15 +64,15 @@ class ServerEngine(Engine):
         self.context_length = None
         self._single_ids: dict[str, int | None] = {}
         self._ready = False
-        self._starting: asyncio.Lock | None = None
+        self._echoes = True
+        self._asking = asyncio.Lock()
 
     async def start(self) -> None:
-        """Find the model's name and context length, once."""
-        if self._starting is None:
-            self._starting = asyncio.Lock()
-        async with self._starting:
+        """Find the model's name, its context length and what the server understands, once."""
+        async with self._asking:
             if not self._ready:
                 await self._find_model()
+                await self._api.learn(self.model, extras=_label_extras([0]) | _EXACT_SAMPLING)
                 self._ready = True
 
     async def complete(self, request: Request) -> Completion:
@@ -74,17 +82,21 @@ class ServerEngine(Engine):
         return await self._generate(request)
 
     async def count_tokens(self, text: str) -> int:
-        """Tokens by the server's /tokenize; half the bytes where it has none."""
+        """Tokens by the server's /tokenize; a cautious estimate where it has none."""
         ids = await self._api.tokenize(self.model, text, special=True)
-        return len(text.encode()) // _BYTES_PER_TOKEN if ids is None else len(ids)
+        return _estimated_tokens(text) if ids is None else len(ids)
 
     async def first_tokens(self, text: str, count: int) -> str:
         """The beginning of `text`, cut by the server's tokenizer or by the estimate."""
         ids = await self._api.tokenize(self.model, text, special=False)
         if ids is None:
-            return text.encode()[: count * _BYTES_PER_TOKEN].decode(errors="ignore")
+            return await self._longest_beginning(text, count)
         # A token can end inside a character.
-        return (await self._api.detokenize(self.model, ids[:count])).rstrip("\ufffd")
+        kept = (await self._api.detokenize(self.model, ids[:count])).rstrip("\ufffd")
+        if text.startswith(kept):
+            return kept
+        # The tokenizer changes letters or spaces: look for the place in the text itself.
+        return await self._longest_beginning(text, count)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -110,8 +122,19 @@ class ServerEngine(Engine):
             self.model = next(iter(served))
         if self.model not in served:
             raise EngineError(f"{url} does not serve {self.model!r}: it serves {names}")
-        length = _extra(served[self.model], "max_model_len")
+        length = extra(served[self.model], "max_model_len")
         self.context_length = length if isinstance(length, int) else None
+
+    async def _longest_beginning(self, text: str, count: int) -> str:
+        """The longest beginning of at most `count` tokens, found by halving."""
+        shortest, longest = 0, len(text)
+        while shortest < longest:
+            middle = (shortest + longest + 1) // 2
+            if await self.count_tokens(text[:middle]) <= count:
+                shortest = middle
+            else:
+                longest = middle - 1
+        return text[:shortest]
 
     async def _generate(self, request: Request) -> Completion:
         answer = await self._api.complete(
@@ -124,25 +147,27 @@ class ServerEngine(Engine):
             extras=_EXACT_TEXT | (_EXACT_SAMPLING if request.temperature else {}),
         )
         choice = answer.choices[0]
-        stopped = _stopped(choice, request.stop)
+        text, stopped = thought(choice, request.stop)
         stop = (request.stop or "") if stopped else ""
         return Completion(
-            text=choice.text,
+            text=text,
             stopped=stopped,
-            unfinished=choice.finish_reason == "length",
-            continuation=await self._continuation(request, choice, stop),
+            unfinished=choice.finish_reason == "length" and not stopped,
+            continuation=await self._continuation(request, choice, text, stop),
             tokens=answer.usage.completion_tokens if answer.usage else 0,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
             cached_tokens=_cached_tokens(answer.usage),
         )
 
-    async def _continuation(self, request: Request, choice: Any, stop: str) -> str | TokenIds:
+    async def _continuation(
+        self, request: Request, choice: Any, text: str, stop: str
+    ) -> str | TokenIds:
         """Prompt, text and stop text: in the server's own tokens if they end with the stop."""
-        prompt_ids, ids = _extra(choice, "prompt_token_ids"), _extra(choice, "token_ids")
+        prompt_ids, ids = extra(choice, "prompt_token_ids"), extra(choice, "token_ids")
         if prompt_ids and ids and (not stop or ids[-1] == await self._single_id(stop)):
             return (*prompt_ids, *ids)
         if isinstance(request.prompt, str):
-            return f"{request.prompt}{choice.text}{stop}"
+            return f"{request.prompt}{text}{stop}"
         raise EngineError(
             f"{self._api.base_url} took token ids and returned none: are there different servers "
             "behind this address?"
@@ -150,23 +175,20 @@ class ServerEngine(Engine):
 
     async def _read_labels(self, request: Request) -> Completion:
         ids = {label: await self._single_id(label) for label in request.labels}
-        extras: dict[str, Any] = dict(_EXACT_TEXT)
-        if None not in ids.values():
-            # Servers that do not know logprob_token_ids ignore it and send the likeliest tokens.
-            extras |= {
-                "logprob_token_ids": list(ids.values()),
-                "return_tokens_as_token_ids": True,
-            }
         answer = await self._api.complete(
-            self.model, request.prompt, max_tokens=request.max_tokens, logprobs=True, extras=extras
+            self.model,
+            request.prompt,
+            max_tokens=request.max_tokens,
+            logprobs=_TOP_LOGPROBS,
+            # Servers that do not know logprob_token_ids send the likeliest tokens.
+            extras=_EXACT_TEXT if None in ids.values() else _label_extras([*ids.values()]),
         )
-        choice = answer.choices[0]
-        top = choice.logprobs.top_logprobs if choice.logprobs else None
-        if not top or not top[0]:
-            raise EngineError(
-                f"{self._api.base_url} returned no log-probabilities, which the score is made of: "
-                "use a server that supports 'logprobs' on /v1/completions, such as vLLM"
-            )
+        choice, likeliest = answer.choices[0], self._api.likeliest(answer)
+        found = label_logprobs(choice, likeliest, ids)
+        for label in ids.keys() - found.keys():
+            logprob = await self._echoed(request.prompt, label, ids[label])
+            if logprob is not None:
+                found[label] = logprob
         return Completion(
             text=choice.text,
             stopped=False,
@@ -174,30 +196,38 @@ class ServerEngine(Engine):
             tokens=1,
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
             cached_tokens=_cached_tokens(answer.usage),
-            label_logprobs=_label_logprobs(top[0], ids),
-            label_bound=min(top[0].values()),
+            label_logprobs=found,
+            label_bound=min(likeliest.values()),
         )
+
+    async def _echoed(self, prompt: str | TokenIds, label: str, token: int | None) -> float | None:
+        """The label's log-probability, read where it stands behind the prompt; None if refused.
+
+        Servers that can echo a prompt with log-probabilities need no `logprob_token_ids`.
+        """
+        if not self._echoes or (token is None and not isinstance(prompt, str)):
+            return None
+        asked = f"{prompt}{label}" if isinstance(prompt, str) else (*prompt, token or 0)
+        try:
+            answer = await self._api.complete(
+                self.model, asked, max_tokens=1, logprobs=1, echo=True, extras=_EXACT_TEXT
+            )
+        except RefusedError:
+            self._echoes = False
+            return None
+        return echoed_logprob(answer, label, token)
 
     async def _single_id(self, text: str) -> int | None:
         """The token that `text` is; None if the server can't tell, or it is several."""
-        if text not in self._single_ids:
-            ids = await self._api.tokenize(self.model, text, special=False)
-            self._single_ids[text] = ids[0] if ids is not None and len(ids) == 1 else None
+        async with self._asking:
+            if text not in self._single_ids:
+                ids = await self._api.tokenize(self.model, text, special=False)
+                self._single_ids[text] = ids[0] if ids is not None and len(ids) == 1 else None
         return self._single_ids[text]
 
 
-def _stopped(choice: Any, stop: str | None) -> bool:
-    """Whether the stop text ended generation, rather than the limit or an end of sequence."""
-    if "stop_reason" in (choice.model_extra or {}):
-        return stop is not None and choice.model_extra["stop_reason"] == stop
-    # OpenAI's own parameters can't tell the stop text from an end of sequence.
-    return bool(choice.finish_reason == "stop")
-
-
-def _label_logprobs(top: Mapping[str, float], ids: Mapping[str, int | None]) -> dict[str, float]:
-    """By token id where the server names tokens so, else by text."""
-    found = {label: top.get(f"token_id:{token}", top.get(label)) for label, token in ids.items()}
-    return {label: logprob for label, logprob in found.items() if logprob is not None}
+def _label_extras(ids: list[int | None]) -> dict[str, Any]:
+    return {**_EXACT_TEXT, "logprob_token_ids": ids, "return_tokens_as_token_ids": True}
 
 
 def _cached_tokens(usage: CompletionUsage | None) -> int:
@@ -206,6 +236,7 @@ def _cached_tokens(usage: CompletionUsage | None) -> int:
     return (details.cached_tokens or 0) if details else 0
 
 
-def _extra(model: Any, name: str) -> Any:
-    """A field that the server adds to OpenAI's; None if it does not."""
-    return (model.model_extra or {}).get(name)
+def _estimated_tokens(text: str) -> int:
+    encoded = text.encode()
+    others = len(encoded.translate(None, _LETTERS))
+    return others + (len(encoded) - others + 1) // 2

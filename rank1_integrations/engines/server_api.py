@@ -17,18 +17,43 @@ from openai.types import Model as ServedModel
 from rank1_integrations.engines.base import TokenIds
 from rank1_integrations.errors import ConfigurationError, EngineError
 
+# Parameters beyond OpenAI's, by the time since when vLLM knows them.
+_ALWAYS = frozenset(
+    {
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "repetition_penalty",
+        "top_k",
+        "min_p",
+    }
+)
+_NEWER = frozenset({"return_token_ids", "return_tokens_as_token_ids", "logprob_token_ids"})
+
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What a server takes on /v1/completions: parameters beyond OpenAI's, and how many logprobs."""
 
-    extras: bool
+    extras: frozenset[str]
     top_logprobs: int
 
 
 # From the richest to the poorest: vLLM's ceiling is 20 unless it is started with --max-logprobs,
-# OpenAI's own is 5.
-_DIALECTS = (Dialect(True, 20), Dialect(True, 5), Dialect(False, 20), Dialect(False, 5))
+# OpenAI's own is 5. The last one only tells a server without log-probabilities from one that
+# refuses everything.
+_DIALECTS = (
+    Dialect(_ALWAYS | _NEWER, 20),
+    Dialect(_ALWAYS | _NEWER, 5),
+    Dialect(_ALWAYS, 20),
+    Dialect(_ALWAYS, 5),
+    Dialect(frozenset(), 20),
+    Dialect(frozenset(), 5),
+    Dialect(frozenset(), 0),
+)
+
+
+class RefusedError(EngineError):
+    """The server understood the request and will not do it: a parameter, or the prompt itself."""
 
 
 class ServerApi:
@@ -52,7 +77,7 @@ class ServerApi:
             timeout=timeout,
             max_retries=max_retries,
         )
-        self._dialects: tuple[Dialect, ...] = _DIALECTS
+        self._dialect = _DIALECTS[0]
         self._tokenizes = True
 
     async def models(self) -> list[ServedModel] | None:
@@ -68,6 +93,28 @@ class ServerApi:
         except openai.OpenAIError as error:
             raise self._explained(error) from None
 
+    async def learn(self, model: str, *, extras: dict[str, Any]) -> None:
+        """Find out what the server understands, by asking for one token in ever plainer ways.
+
+        Args:
+            model: The name it is served under.
+            extras: All parameters beyond OpenAI's that will ever be sent, with values that work.
+
+        Raises:
+            EngineError: No answer came, or a refusal; or it gives no log-probabilities.
+        """
+        await self.tokenize(model, "?", special=False)
+        refusals = []
+        for self._dialect in _DIALECTS:
+            try:
+                answer = await self.complete(model, "?", max_tokens=1, logprobs=20, extras=extras)
+            except RefusedError as refusal:
+                refusals.append(refusal)
+            else:
+                self.likeliest(answer)
+                return
+        raise refusals[0]
+
     async def complete(
         self,
         model: str,
@@ -77,13 +124,11 @@ class ServerApi:
         stop: str | None = None,
         temperature: float = 0.0,
         seed: int | None = None,
-        logprobs: bool = False,
+        logprobs: int = 0,
+        echo: bool = False,
         extras: dict[str, Any],
     ) -> ServerCompletion:
-        """One completion, in the richest dialect that the server takes.
-
-        A refusal of the parameters is found out once: what a server answered to is used from then
-        on. A prompt that it refuses in every dialect is refused for itself.
+        """One completion.
 
         Args:
             model: The name it is served under.
@@ -92,35 +137,47 @@ class ServerApi:
             stop: Generation ends before this text.
             temperature: 0 for the likeliest token at every place.
             seed: Of the sampling; None for none.
-            logprobs: Whether to ask for the likeliest tokens' log-probabilities.
-            extras: Parameters beyond OpenAI's, for servers that know them.
+            logprobs: How many of the likeliest tokens are wanted, with their log-probabilities;
+                as many of them as the server gives are asked for.
+            echo: Whether the prompt's tokens are wanted before those of the completion.
+            extras: Parameters beyond OpenAI's; those that the server does not know are left out.
 
         Raises:
-            EngineError: No answer came, or a refusal.
+            RefusedError: The server refused a parameter or the prompt.
+            EngineError: No answer came.
         """
-        refusal: openai.OpenAIError | None = None
-        for dialect in self._dialects:
-            try:
-                answer: ServerCompletion = await self._client.completions.create(
-                    model=model,
-                    prompt=prompt if isinstance(prompt, str) else list(prompt),
-                    max_tokens=max_tokens,
-                    temperature=temperature,
-                    top_p=1 if temperature else openai.omit,
-                    seed=openai.omit if seed is None else seed,
-                    stop=openai.omit if stop is None else stop,
-                    logprobs=dialect.top_logprobs if logprobs else openai.omit,
-                    extra_body=extras if dialect.extras else None,
-                )
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refusal = refusal or error
-            except openai.OpenAIError as error:
-                raise self._explained(error) from None
-            else:
-                self._learn(dialect, logprobs=logprobs)
-                return answer
-        assert refusal is not None
-        raise self._explained(refusal) from None
+        known = {name: value for name, value in extras.items() if name in self._dialect.extras}
+        # Without vLLM's fields, only the tokens that are listed with log-probabilities show how a
+        # text ended.
+        wanted = logprobs if self._dialect.extras else max(logprobs, 1)
+        listed = min(wanted, self._dialect.top_logprobs)
+        try:
+            answer: ServerCompletion = await self._client.completions.create(
+                model=model,
+                prompt=prompt if isinstance(prompt, str) else list(prompt),
+                max_tokens=max_tokens,
+                temperature=temperature,
+                top_p=1 if temperature else openai.omit,
+                seed=openai.omit if seed is None else seed,
+                stop=openai.omit if stop is None else stop,
+                logprobs=listed or openai.omit,
+                echo=True if echo else openai.omit,
+                extra_body=known or None,
+            )
+        except openai.OpenAIError as error:
+            raise self._explained(error) from None
+        return answer
+
+    def likeliest(self, answer: ServerCompletion) -> dict[str, float]:
+        """The likeliest first tokens of an answer, by name, with their log-probabilities.
+
+        Raises:
+            EngineError: There are none.
+        """
+        found = answer.choices[0].logprobs if answer.choices else None
+        if found is None or not found.top_logprobs or not found.top_logprobs[0]:
+            raise self._without_logprobs()
+        return found.top_logprobs[0]
 
     async def tokenize(self, model: str, text: str, *, special: bool) -> list[int] | None:
         """Token ids by vLLM's /tokenize; None where the server has no such thing.
@@ -148,12 +205,6 @@ class ServerApi:
         """Close the connections."""
         await self._client.close()
 
-    def _learn(self, dialect: Dialect, *, logprobs: bool) -> None:
-        """Forget the dialects that were refused; of logprobs only a request with them can tell."""
-        known = self._dialects[0]
-        if dialect.extras != known.extras or (logprobs and dialect != known):
-            self._dialects = self._dialects[self._dialects.index(dialect) :]
-
     async def _post_beside_v1(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer, or an empty one where there is no such path."""
         url = re.sub(r"/v\d+$", "", self.base_url) + path
@@ -166,6 +217,12 @@ class ServerApi:
         except openai.OpenAIError as error:
             raise self._explained(error) from None
         return answer if isinstance(answer, dict) else {}
+
+    def _without_logprobs(self) -> EngineError:
+        return EngineError(
+            f"{self.base_url} gives no log-probabilities, which the score is made of: use a server "
+            "that supports 'logprobs' on /v1/completions, such as vLLM"
+        )
 
     def _explained(self, error: openai.OpenAIError) -> EngineError:
         """The error with what to do about it, and without the key."""
@@ -187,7 +244,9 @@ class ServerApi:
         detail = (str(error).splitlines() or [type(error).__name__])[0][:300]
         if self._api_key:
             detail = detail.replace(self._api_key, "***")
-        return EngineError(f"{self.base_url}: {advice} ({detail})")
+        refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+        kind = RefusedError if refused else EngineError
+        return kind(f"{self.base_url}: {advice} ({detail})")
 
 
 def _checked_url(base_url: str) -> str:

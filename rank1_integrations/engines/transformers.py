@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
+from rank1_integrations.engines.beginning import beginning
 from rank1_integrations.errors import ConfigurationError, EngineError, MissingExtraError
 
 try:
@@ -92,11 +93,7 @@ class TransformersEngine(Engine):
 
     async def first_tokens(self, text: str, count: int) -> str:
         """The beginning of `text`, to where its token number `count` ends."""
-        if count <= 0:
-            return ""
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"][:count]
-        return text[: offsets[-1][1]] if offsets else ""
+        return beginning(self._tokenizer, text, count)
 
     async def aclose(self) -> None:
         """Stop what runs at its next token and free the model."""
@@ -267,7 +264,8 @@ def _load(model: str, dtype: str | None, device: str) -> tuple[Any, Any]:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         network = load(model, dtype=dtype or "auto").to(device).eval()
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError, ImportError) as error:
+        # ImportError names the library that a quantized checkpoint needs.
         raise ConfigurationError(f"can't load {model!r}: {error}") from error
     finally:
         if bar:

@@ -1,4 +1,6 @@
-"""Rank1 in LangChain: `Rank1Compressor`, a document compressor for any retriever."""
+"""Rank1 in LangChain: a compressor for retrievers, a filter for agents, a node for LangGraph."""
+
+from typing import TYPE_CHECKING, Any
 
 from rank1_integrations.errors import MissingExtraError
 
@@ -8,5 +10,20 @@ except ImportError as error:
     raise MissingExtraError("langchain-core", "langchain") from error
 
 from rank1_integrations.langchain.compressor import Rank1Compressor
+from rank1_integrations.langchain.graph import grade_documents, if_any_left
 
-__all__ = ["Rank1Compressor"]
+if TYPE_CHECKING:
+    from rank1_integrations.langchain.middleware import (
+        Rank1FilterMiddleware as Rank1FilterMiddleware,
+    )
+
+__all__ = ["Rank1Compressor", "grade_documents", "if_any_left"]
+
+
+def __getattr__(name: str) -> Any:
+    # Agents are in a library of their own, which a retriever does not need.
+    if name == "Rank1FilterMiddleware":
+        from rank1_integrations.langchain.middleware import Rank1FilterMiddleware
+
+        return Rank1FilterMiddleware
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

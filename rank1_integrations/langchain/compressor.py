@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
-from langchain_core.runnables import RunnableLambda
+from langchain_core.runnables import RunnableConfig
 
 from rank1_integrations.judgment import Judgment
+from rank1_integrations.langchain.documents import DocumentLike, Documents, as_documents
+from rank1_integrations.langchain.run import Answer, Question, Rerank
+from rank1_integrations.langchain.step import Rank1Step
 from rank1_integrations.settings import Rank1Settings
 
 
@@ -19,7 +22,11 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
     Every kept document is a copy with the same id. Its metadata gains `relevance_score` (a
     float in [0, 1]; None if it could not be judged and `on_error` is "keep"),
     `relevance_reasoning` and `rank1` (the rest of the judgment), all plain JSON types. Callbacks,
-    `astream_events` and LangSmith see one run for each call, with the documents kept and dropped.
+    `astream_events` and LangSmith see one run for each call, with the documents kept and dropped
+    and the tokens spent.
+
+    Wherever documents are taken, dicts of documents are taken too, as a checkpoint or a queue
+    gives them back (`DocumentLike`).
 
     Example:
         ```python
@@ -34,8 +41,19 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         ```
     """
 
+    openinference: bool = False
+    """Whether OpenInference shows a rerank as a RERANKER span with `reranker.*` attributes. Leave
+    it off where runs go to LangSmith, which knows no run of this type."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make the reranker, so that a mistake shows here and not at the first query."""
+        super().model_post_init(context)
+        if self.openinference:
+            # A missing library should show here too.
+            from rank1_integrations.langchain import openinference  # noqa: F401
+
     def compress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self, documents: Sequence[DocumentLike], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """Judge every document and return the best.
 
@@ -50,24 +68,19 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             "drop".
 
         Raises:
-            ConfigurationError: The query is empty or does not fit the model's context.
+            ConfigurationError: The query is empty or does not fit the model's context, or a
+                document is none.
             EngineError: The engine failed, and `on_error` is "raise".
         """
-        if not documents:
-            return []
-        question = self._question(documents, query)
-        return self._runnable().invoke(question, {"callbacks": callbacks})["documents"]
+        return self._run(query, documents, {"callbacks": callbacks})["documents"]
 
     async def acompress_documents(
-        self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
+        self, documents: Sequence[DocumentLike], query: str, callbacks: Callbacks | None = None
     ) -> list[Document]:
         """`compress_documents`, awaited; the event loop stays free meanwhile."""
-        if not documents:
-            return []
-        question = self._question(documents, query)
-        return (await self._runnable().ainvoke(question, {"callbacks": callbacks}))["documents"]
+        return (await self._arun(query, documents, {"callbacks": callbacks}))["documents"]
 
-    def rerank(self, documents: Sequence[str | Document], query: str) -> list[dict[str, Any]]:
+    def rerank(self, documents: Documents, query: str) -> list[dict[str, Any]]:
         """Places and scores of the best documents, for callers that want nothing else.
 
         Args:
@@ -82,86 +95,76 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
             ConfigurationError: As for `compress_documents`.
             EngineError: As for `compress_documents`.
         """
-        return _places(self.compress_documents(_as_documents(documents), query))
+        return _places(self._run(query, documents)["documents"])
 
-    async def arerank(
-        self, documents: Sequence[str | Document], query: str
-    ) -> list[dict[str, Any]]:
+    async def arerank(self, documents: Documents, query: str) -> list[dict[str, Any]]:
         """`rerank`, awaited."""
-        return _places(await self.acompress_documents(_as_documents(documents), query))
+        return _places((await self._arun(query, documents))["documents"])
 
-    def _question(self, documents: Sequence[Document], query: str) -> _Question:
+    def grade(self, query: str, text: DocumentLike | str) -> Judgment:
+        """Judge one text or document, as a LangGraph document grader does.
+
+        Args:
+            query: What is asked.
+            text: A text or a document.
+
+        Returns:
+            The judgment. Its `relevant` is the verdict, a bool (None if it could not be judged
+            and `on_error` is not "raise"), which `score_threshold` does not change. In the state
+            of a graph keep `to_dict()`, which every checkpointer takes.
+
+        Raises:
+            ConfigurationError: As for `compress_documents`.
+            EngineError: As for `compress_documents`.
+        """
+        return _only_judgment(self._rerank().invoke(self._verdict(query, text)))
+
+    async def agrade(self, query: str, text: DocumentLike | str) -> Judgment:
+        """`grade`, awaited."""
+        return _only_judgment(await self._rerank().ainvoke(self._verdict(query, text)))
+
+    def as_runnable(self) -> Rank1Step:
+        """This compressor as a step of a chain, from `{"query", "documents"}` to documents.
+
+        It goes into `|`, and takes `with_retry`, `with_fallbacks` and `with_config` like any
+        other step:
+
+        ```python
+        {"query": RunnablePassthrough(), "documents": retriever} | compressor.as_runnable()
+        ```
+        """
+        return Rank1Step(self._run, self._arun, name=type(self).__name__)
+
+    def _run(
+        self, query: str, documents: Documents, config: RunnableConfig | None = None
+    ) -> Answer:
+        return self._rerank().invoke(self._question(query, documents), config)
+
+    async def _arun(
+        self, query: str, documents: Documents, config: RunnableConfig | None = None
+    ) -> Answer:
+        return await self._rerank().ainvoke(self._question(query, documents), config)
+
+    def _question(self, query: str, documents: Documents) -> Question:
         return {
             "query": query,
-            "documents": list(documents),
+            "documents": as_documents(documents),
             "top_n": self.top_n,
             "score_threshold": self.score_threshold,
         }
 
-    def _runnable(self) -> RunnableLambda[_Question, _Answer]:
-        """The work in a form that LangChain shows to callbacks; a compressor alone is invisible."""
-        return RunnableLambda(self._judge, self._ajudge, name=type(self).__name__)
+    def _verdict(self, query: str, text: DocumentLike | str) -> Question:
+        """Asks whether a text is relevant, which is no matter of what a list is cut to."""
+        return {**self._question(query, [text]), "top_n": None, "score_threshold": 0.5}
 
-    def _judge(self, question: _Question) -> _Answer:
-        judgments = self._rank1.judge(question["query"], _texts(question), **_cut(question))
-        return self._answer(question, judgments)
-
-    async def _ajudge(self, question: _Question) -> _Answer:
-        judgments = await self._rank1.ajudge(question["query"], _texts(question), **_cut(question))
-        return self._answer(question, judgments)
-
-    def _answer(self, question: _Question, judgments: list[Judgment]) -> _Answer:
-        kept = self._rank1.cut(judgments, **_cut(question))
-        places = {judgment.index for judgment in kept}
-        dropped = [judgment for judgment in judgments if judgment.index not in places]
-        documents = question["documents"]
-        return {
-            "documents": [_judged(documents[judgment.index], judgment) for judgment in kept],
-            "dropped": [_judged(documents[judgment.index], judgment) for judgment in dropped],
-        }
+    def _rerank(self) -> Rerank:
+        name = type(self).__name__
+        return Rerank(self._rank1, name=name, openinference=self.openinference)
 
 
-class _Cut(TypedDict):
-    top_n: int | None
-    score_threshold: float | None
-
-
-class _Question(_Cut):
-    """What a run shows as its inputs."""
-
-    query: str
-    documents: list[Document]
-
-
-class _Answer(TypedDict):
-    """What a run shows as its outputs: all documents, with their judgments."""
-
-    documents: list[Document]
-    dropped: list[Document]
-
-
-def _texts(question: _Question) -> list[str]:
-    return [document.page_content for document in question["documents"]]
-
-
-def _cut(question: _Question) -> _Cut:
-    return {"top_n": question["top_n"], "score_threshold": question["score_threshold"]}
-
-
-def _judged(document: Document, judgment: Judgment) -> Document:
-    metadata = {
-        **document.metadata,
-        "relevance_score": judgment.score,
-        **judgment.to_metadata(),
-    }
-    return document.model_copy(update={"metadata": metadata})
-
-
-def _as_documents(documents: Sequence[str | Document]) -> list[Document]:
-    return [
-        Document(page_content=document) if isinstance(document, str) else document
-        for document in documents
-    ]
+def _only_judgment(answer: Answer) -> Judgment:
+    (document,) = answer["documents"] + answer["dropped"]
+    return Judgment.from_metadata(document.metadata)
 
 
 def _places(documents: list[Document]) -> list[dict[str, Any]]:

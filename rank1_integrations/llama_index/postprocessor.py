@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
@@ -55,7 +56,8 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
     """
 
     keep_retrieval_score: bool = False
-    """Whether the score that a node came with is kept, in `metadata["retrieval_score"]`."""
+    """Whether the score that a node came with is kept, in `metadata["retrieval_score"]`; None
+    there if it had none, or NaN."""
 
     metadata_mode: Literal[MetadataMode.EMBED, MetadataMode.LLM, MetadataMode.NONE] = (
         MetadataMode.EMBED
@@ -118,7 +120,11 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
     @contextmanager
     def _reported(self, nodes: list[NodeWithScore], query: QueryBundle) -> Iterator[_Answer]:
         """Tell event handlers and callbacks of one rerank, whose answer the caller fills in."""
-        answer, top_n, model = _Answer(), self.top_n or len(nodes), self._rank1.model
+        answer, top_n = _Answer(), self.top_n or len(nodes)
+        # A server that was given no name tells its own with the first answer, which is too late.
+        model = self._rank1.model or "Rank1"
+        # OpenTelemetry refuses numpy's floats, which careless retrievers hand on.
+        nodes = [NodeWithScore(node=given.node, score=_plain(given.score)) for given in nodes]
         payload: dict[str, Any] = {
             EventPayload.NODES: nodes,
             EventPayload.MODEL_NAME: model,
@@ -144,8 +150,7 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
     def _judged(self, given: NodeWithScore, judgment: Judgment) -> NodeWithScore:
         metadata = judgment.to_metadata()
         if self.keep_retrieval_score:
-            # Retrievers give numpy's floats too, which no JSON encoder takes.
-            metadata["retrieval_score"] = None if given.score is None else float(given.score)
+            metadata["retrieval_score"] = _plain(given.score)
         node = _copy(given.node)
         node.metadata.update(metadata)
         for excluded in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
@@ -164,6 +169,11 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
 class _Answer:
     kept: list[NodeWithScore] = field(default_factory=list)
     dropped: list[NodeWithScore] = field(default_factory=list)
+
+
+def _plain(score: SupportsFloat | None) -> float | None:
+    """A retriever's score as JSON can hold it: no numpy type, and no NaN or infinity."""
+    return float(score) if score is not None and math.isfinite(score) else None
 
 
 def _copy(node: BaseNode) -> BaseNode:

@@ -39,6 +39,11 @@ class Call:
     key: str | None
 
 
+def is_about_passages(call: Call) -> bool:
+    """Whether the call asks for a thought or a verdict, rather than what the server can do."""
+    return call.path == "/v1/completions" and call.body["prompt"] != "?"
+
+
 @dataclass
 class TamperingProxy:
     """Passes requests on to `target`, through the hooks that a test has set.

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import bm25s
 import pytest
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
-from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import create_retriever_tool
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_text_splitters import CharacterTextSplitter
@@ -23,43 +19,24 @@ from pydantic import SecretStr
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
 from tests.integration.conftest import SERVED_NAME
+from tests.integration.manual import (
+    BEST,
+    GOOD,
+    POOR,
+    QUERY,
+    TEXTS,
+    WORST,
+    Bm25Retriever,
+    search_manual,
+)
 from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
 
-QUERY = "How do I sort a list in place?"
-BEST = "Call list.sort() to sort a list in place: a list that is sorted in place is not copied."
-GOOD = "The sorted() function returns a sorted list and leaves the first list in place."
-POOR = "A list can hold numbers, texts and other objects, in the order they were added to it."
-WORST = "A socket connects two processes over a network and keeps no list of what it carried."
-TEXTS = [WORST, POOR, GOOD, BEST, "Modules are imported once.", "A tuple can't be changed."]
 KEY = "sk-very-secret-key"
-
-
-class Bm25Retriever(BaseRetriever):
-    """The four documents that BM25 finds best."""
-
-    documents: list[Document]
-    index: Any
-
-    def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
-    ) -> list[Document]:
-        places, _ = self.index.retrieve(words([query]), k=4, show_progress=False)
-        return [self.documents[place] for place in places[0]]
-
-
-def words(texts: list[str]) -> Any:
-    return bm25s.tokenize(texts, show_progress=False)
 
 
 @pytest.fixture
 def retriever() -> Bm25Retriever:
-    index = bm25s.BM25()
-    index.index(words(TEXTS), show_progress=False)
-    documents = [
-        Document(page_content=text, id=f"id-{place}", metadata={"source": f"page-{place}"})
-        for place, text in enumerate(TEXTS)
-    ]
-    return Bm25Retriever(documents=documents, index=index)
+    return search_manual()
 
 
 def chain(retriever: Bm25Retriever, rank1: Rank1, **cut: Any) -> ContextualCompressionRetriever:
@@ -115,21 +92,6 @@ async def test_the_threshold_comes_before_top_n(retriever: Bm25Retriever, server
     for top_n, expected in {None: [BEST, GOOD], 3: [BEST, GOOD], 1: [BEST]}.items():
         filtered = chain(retriever, server, score_threshold=threshold, top_n=top_n)
         assert texts(await filtered.ainvoke(QUERY)) == expected
-
-
-def test_ids_are_kept_and_the_retrievers_documents_stay_as_they_are(
-    retriever: Bm25Retriever, server: Rank1
-) -> None:
-    before = [document.model_copy(deep=True) for document in retriever.documents]
-    (kept,) = chain(retriever, server, top_n=1).invoke(QUERY)
-    assert (kept.id, kept.metadata["source"]) == ("id-3", "page-3")
-    assert retriever.documents == before
-
-
-def test_metadata_survives_json(retriever: Bm25Retriever, server: Rank1) -> None:
-    for document in chain(retriever, server).invoke(QUERY):
-        assert json.loads(json.dumps(document.metadata)) == document.metadata
-        assert type(document.metadata["relevance_score"]) is float
 
 
 async def test_in_a_pipeline_behind_a_splitter(server: Rank1) -> None:
@@ -237,22 +199,6 @@ async def test_one_failure_does_not_cost_the_others(
         assert kept[-1].page_content == WORST
         assert kept[-1].metadata["relevance_score"] is None
         assert "the server answered 500" in kept[-1].metadata["rank1"]["error"]
-
-
-def test_a_busy_server_does_not_fail_the_recall(
-    proxy: TamperingProxy, retriever: Bm25Retriever
-) -> None:
-    refusals = iter(range(3))
-
-    def refuse_three(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and next(refusals, None) is not None:
-            return Answer(429, {"error": {"message": "too many requests"}})
-        return None
-
-    proxy.refuse = refuse_three
-    kept = over(proxy, top_n=1).compress_documents(retriever.documents, QUERY)
-    assert texts(kept) == [BEST]
-    assert next(refusals, None) is None
 
 
 def test_the_key_reaches_the_server_and_no_trace(

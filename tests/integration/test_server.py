@@ -9,13 +9,21 @@ import asyncio
 import logging
 import re
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
-from tests.integration.conftest import SERVED_NAME, free_port
-from tests.integration.tampering_proxy import Answer, Call, Json, TamperingProxy
+from tests.integration.conftest import SERVED_NAME
+from tests.integration.tampering_proxy import (
+    Answer,
+    Call,
+    Json,
+    TamperingProxy,
+    is_about_passages,
+)
+from tests.integration.vllm_server import free_port
 
 QUERY = "How do I sort a list in place?"
 PASSAGES = [
@@ -41,7 +49,12 @@ def expected(server: Rank1) -> list[float | None]:
 
 
 def completions(proxy: TamperingProxy) -> list[Json]:
-    return [call.body for call in proxy.calls if call.path == "/v1/completions"]
+    """What was asked about passages: all but the tokens by which the server is tried out."""
+    return [call.body for call in proxy.calls if is_about_passages(call)]
+
+
+def no_tokenize(call: Call) -> Answer | None:
+    return Answer(404, {"detail": "Not Found"}) if call.path == "/tokenize" else None
 
 
 def test_the_models_name_is_asked_for_when_not_given(proxy: TamperingProxy) -> None:
@@ -72,7 +85,7 @@ def test_the_verdict_is_read_behind_the_exact_tokens_of_the_thought(
     answers: list[Json] = []
 
     def remember(call: Call, answer: Json) -> Json:
-        if call.path == "/v1/completions":
+        if is_about_passages(call):
             answers.append(answer)
         return answer
 
@@ -193,7 +206,7 @@ def test_a_server_without_logprobs_is_refused_with_a_sentence(proxy: TamperingPr
         return answer
 
     proxy.change_answer = without
-    with pytest.raises(EngineError, match="returned no log-probabilities"):
+    with pytest.raises(EngineError, match="gives no log-probabilities"):
         rank1(proxy).judge(QUERY, PASSAGES)
 
 
@@ -211,9 +224,7 @@ def test_a_server_without_logprob_token_ids_gives_the_same_by_its_top_20(
 def test_a_server_without_tokenize_gives_the_same_by_the_label_strings(
     proxy: TamperingProxy, expected: list[float]
 ) -> None:
-    proxy.refuse = lambda call: (
-        Answer(404, {"detail": "Not Found"}) if call.path == "/tokenize" else None
-    )
+    proxy.refuse = no_tokenize
     assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
     assert all(isinstance(body["prompt"], str) for body in completions(proxy))
 
@@ -231,31 +242,126 @@ def test_a_server_without_token_ids_and_stop_reasons_gives_the_same_by_text(
     assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
 
 
-@pytest.mark.parametrize("most_logprobs", [5, 20])
+OPENAIS_OWN = {"model", "prompt", "max_tokens", "temperature", "stop", "logprobs", "echo"}
+OLD_VLLMS = {"skip_special_tokens", "spaces_between_special_tokens", "repetition_penalty"}
+
+
+def knows_only(
+    names: set[str], *, most_logprobs: int = 20, status: int = 400
+) -> Callable[[Call], Answer | None]:
+    """Refuse other parameters, more log-probabilities, and /tokenize."""
+
+    def refuse(call: Call) -> Answer | None:
+        unknown = set(call.body) - names
+        if call.path == "/v1/completions" and (
+            unknown or call.body.get("logprobs", 0) > most_logprobs
+        ):
+            return Answer(status, {"error": {"message": f"unknown: {unknown}", "code": status}})
+        return no_tokenize(call)
+
+    return refuse
+
+
+def openais_fields_only(call: Call, answer: Json) -> Json:
+    for choice in answer.get("choices", []):
+        for name in ("token_ids", "prompt_token_ids", "stop_reason"):
+            choice.pop(name, None)
+    return answer
+
+
+@pytest.mark.parametrize("shows_control_tokens", [True, False])
+@pytest.mark.parametrize(("most_logprobs", "status"), [(5, 400), (20, 422)])
 def test_a_server_that_knows_openais_parameters_only_gives_the_same(
-    proxy: TamperingProxy, expected: list[float], most_logprobs: int
+    proxy: TamperingProxy,
+    expected: list[float],
+    most_logprobs: int,
+    status: int,
+    shows_control_tokens: bool,
 ) -> None:
-    known = {"model", "prompt", "max_tokens", "temperature", "stop", "logprobs"}
-
-    def strict(call: Call) -> Answer | None:
-        if call.path == "/tokenize":
-            return Answer(404, {"detail": "Not Found"})
-        unknown = set(call.body) - known
-        if unknown or call.body.get("logprobs", 0) > most_logprobs:
-            return Answer(400, {"error": {"message": f"unknown: {unknown}", "code": 400}})
-        return None
-
-    def shows_control_tokens(body: Json) -> Json:
-        return {**body, "skip_special_tokens": False}
-
-    proxy.refuse, proxy.change_request = strict, shows_control_tokens
+    proxy.refuse = knows_only(OPENAIS_OWN, most_logprobs=most_logprobs, status=status)
+    proxy.change_request = lambda body: {**body, "skip_special_tokens": not shows_control_tokens}
+    proxy.change_answer = openais_fields_only
     with rank1(proxy) as reranker:
         judgments = reranker.judge(QUERY, PASSAGES)
-        assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
-        proxy.calls.clear()
-        reranker.judge(QUERY, PASSAGES)
-    # What the server refuses was learned by the first query.
-    assert len(completions(proxy)) == 2 * len(PASSAGES)
+    assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+    assert [one.finish for one in judgments] == ["concluded"] * 3
+    assert not any("true" in one.reasoning[-5:] for one in judgments)
+
+
+def test_an_old_vllm_that_refuses_newer_parameters_gives_the_same(
+    proxy: TamperingProxy, expected: list[float]
+) -> None:
+    proxy.refuse = knows_only(OPENAIS_OWN | OLD_VLLMS)
+    assert log_odds(rank1(proxy)) == pytest.approx(expected, abs=1e-2)
+    assert all(body["skip_special_tokens"] is False for body in completions(proxy))
+
+
+async def test_what_a_server_knows_is_found_out_once_whoever_comes_first(
+    proxy: TamperingProxy,
+) -> None:
+    proxy.refuse = knows_only(OPENAIS_OWN, most_logprobs=5)
+    async with Rank1.from_server(proxy.url, thinking="none") as reranker:
+        await asyncio.gather(*(reranker.ajudge(QUERY, PASSAGES) for _ in range(8)))
+    paths = [call.path for call in proxy.calls]
+    assert (paths.count("/v1/models"), paths.count("/tokenize")) == (1, 1)
+    # Tried out: all parameters, old vLLM's, none; each with 20 and 5 log-probabilities.
+    assert paths.count("/v1/completions") == 6 + 8 * len(PASSAGES)
+
+
+async def test_the_labels_tokens_are_looked_up_once_whoever_comes_first(
+    proxy: TamperingProxy,
+) -> None:
+    async with Rank1.from_server(proxy.url, thinking="none") as reranker:
+        await asyncio.gather(*(reranker.ajudge(QUERY, PASSAGES) for _ in range(8)))
+    looked_up = [call.body["prompt"] for call in proxy.calls if call.path == "/tokenize"]
+    assert sorted(looked_up) == [" false", " true", "?"]
+
+
+def test_a_server_that_refuses_logprobs_is_refused_with_a_sentence(proxy: TamperingProxy) -> None:
+    proxy.refuse = lambda call: (
+        Answer(400, {"error": {"message": "no logprobs here", "code": 400}})
+        if "logprobs" in call.body
+        else None
+    )
+    with pytest.raises(EngineError, match="gives no log-probabilities"):
+        rank1(proxy).judge(QUERY, PASSAGES)
+    assert not completions(proxy)
+
+
+def test_a_server_that_refuses_everything_says_why_itself(proxy: TamperingProxy) -> None:
+    proxy.refuse = lambda call: (
+        Answer(400, {"error": {"message": "closed on Sundays", "code": 400}})
+        if call.path == "/v1/completions"
+        else None
+    )
+    with pytest.raises(EngineError, match="closed on Sundays"):
+        rank1(proxy).judge(QUERY, PASSAGES)
+
+
+def spelled(space: str) -> Callable[[Call, Json], Json]:
+    """Name tokens as a vocabulary spells them."""
+
+    def change(call: Call, answer: Json) -> Json:
+        for choice in answer.get("choices", []):
+            if choice.get("logprobs"):
+                choice["logprobs"]["top_logprobs"] = [
+                    {name.replace(" ", space, 1): value for name, value in (top or {}).items()}
+                    for top in choice["logprobs"]["top_logprobs"]
+                ]
+        return answer
+
+    return change
+
+
+@pytest.mark.parametrize("space", ["\u0120", "\u2581", "bytes:\\x20"])
+def test_labels_are_found_however_the_server_spells_their_space(
+    proxy: TamperingProxy, expected: list[float], space: str
+) -> None:
+    proxy.refuse, proxy.change_answer = no_tokenize, spelled(space)
+    with rank1(proxy) as reranker:
+        judgments = reranker.judge(QUERY, PASSAGES)
+    assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+    assert not any(one.bounded for one in judgments)
 
 
 def test_a_prompt_that_the_server_refuses_fails_alone(
@@ -277,27 +383,54 @@ def test_a_prompt_that_the_server_refuses_fails_alone(
     assert "return_token_ids" in completions(proxy)[-2]
 
 
-def test_a_label_missing_from_the_answer_gets_a_bound_and_says_so(proxy: TamperingProxy) -> None:
-    def without_true(call: Call, answer: Json) -> Json:
-        if call.body.get("logprobs"):
-            top = answer["choices"][0]["logprobs"]["top_logprobs"]
-            top[0] = {"token_id:7": -0.5, "token_id:8": -9.0} | {
-                name: -1.0 for name in list(top[0]) if name == false_name
-            }
+def without_true(call: Call, answer: Json) -> Json:
+    """Take " true" out of the first token's log-probabilities, however it is named."""
+    if is_about_passages(call) and call.body.get("logprobs") and not call.body.get("echo"):
+        logprobs = answer["choices"][0]["logprobs"]
+        logprobs["top_logprobs"] = [{"x": -0.5, " false": -1.0, "true": -1.5, "y": -9.0}]
+        logprobs["tokens"], logprobs["token_logprobs"] = ["x"], [-0.5]
+    return answer
+
+
+def forget_newer_parameters(body: Json) -> Json:
+    newer = {"logprob_token_ids", "return_tokens_as_token_ids"}
+    return {name: value for name, value in body.items() if name not in newer}
+
+
+@pytest.mark.parametrize("tokenizes", [True, False])
+def test_a_label_missing_from_the_answer_is_read_behind_the_echoed_prompt(
+    proxy: TamperingProxy, expected: list[float], tokenizes: bool
+) -> None:
+    def keep_false(call: Call, answer: Json) -> Json:
+        if is_about_passages(call) and call.body.get("logprobs") and not call.body.get("echo"):
+            logprobs = answer["choices"][0]["logprobs"]
+            top = logprobs["top_logprobs"][0]
+            logprobs["top_logprobs"] = [{" false": top[" false"]}]
+            logprobs["tokens"], logprobs["token_logprobs"] = ["x"], [-0.5]
         return answer
 
+    proxy.change_request, proxy.change_answer = forget_newer_parameters, keep_false
+    if not tokenizes:
+        proxy.refuse = no_tokenize
     with rank1(proxy) as reranker:
-        reranker.judge(QUERY, PASSAGES)
-    true_id, false_id = next(
-        body["logprob_token_ids"] for body in completions(proxy) if body.get("logprobs")
+        judgments = reranker.judge(QUERY, PASSAGES)
+    assert [one.log_odds for one in judgments] == pytest.approx(expected, abs=1e-2)
+    assert not any(one.bounded for one in judgments)
+    assert [body["max_tokens"] for body in completions(proxy) if body.get("echo")] == [1] * 3
+
+
+def test_where_a_server_can_not_echo_a_missing_label_gets_a_bound_and_says_so(
+    proxy: TamperingProxy,
+) -> None:
+    proxy.change_request, proxy.change_answer = forget_newer_parameters, without_true
+    proxy.refuse = lambda call: (
+        Answer(400, {"error": {"message": "no echo", "code": 400}}) if "echo" in call.body else None
     )
-    assert true_id != false_id
-    false_name = f"token_id:{false_id}"
-    proxy.change_answer = without_true
-    with rank1(proxy) as reranker:
-        (judgment,) = reranker.judge(QUERY, PASSAGES[:1])
-    assert judgment.bounded
-    assert judgment.log_odds == -8.0
+    with rank1(proxy, max_concurrency=1) as reranker:
+        judgments = reranker.judge(QUERY, PASSAGES)
+    # "true" without the space is another token.
+    assert [(one.bounded, one.log_odds) for one in judgments] == [(True, -8.0)] * 3
+    assert len([body for body in completions(proxy) if "echo" in body]) == 1
 
 
 def busy(times: int) -> Any:
@@ -397,3 +530,19 @@ def metric(server_url: str, name: str) -> float:
     found = re.search(rf"^{name}.* ([0-9.e+]+)$", text, re.MULTILINE)
     assert found, f"no {name} in {url}"
     return float(found[1])
+
+
+@pytest.mark.parametrize("tokenizes", [True, False])
+def test_a_passage_that_is_shortened_keeps_its_letters(
+    proxy: TamperingProxy, tokenizes: bool
+) -> None:
+    if not tokenizes:
+        proxy.refuse = no_tokenize
+    passage = "The Sort() method,  ÉTÉ and Cafe\u0301, sorts 漢字 🙂 In Place . " * 500
+    with rank1(proxy, thinking="none") as reranker:
+        (judgment,) = reranker.judge(QUERY, [passage])
+    assert judgment.truncated
+    (asked,) = (str(body["prompt"]) for body in completions(proxy))
+    kept = asked.partition("\nPassage: ")[2].partition("\n<think>")[0]
+    assert len(kept) > 1000
+    assert passage.startswith(kept)

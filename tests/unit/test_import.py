@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ["torch", "transformers", "vllm", "langchain_core", "llama_index", "openai", "numpy"]
 
 
@@ -20,11 +22,15 @@ def test_importing_the_package_imports_no_heavy_library() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_a_missing_library_is_named_with_its_extra() -> None:
+@pytest.mark.parametrize(
+    ("library", "extra", "make"),
+    [("torch", "transformers", "Rank1.demo()"), ("vllm", "vllm", "Rank1.from_vllm('x')")],
+)
+def test_a_missing_library_is_named_with_its_extra(library: str, extra: str, make: str) -> None:
     message = run(
-        "import sys; sys.modules['torch'] = None\n"
+        f"import sys; sys.modules[{library!r}] = None\n"
         "from rank1_integrations import Rank1, Rank1Error\n"
-        "try: Rank1.demo()\n"
+        f"try: {make}\n"
         "except Rank1Error as error: print(error)"
     )
-    assert message == "torch is not installed: pip install 'rank1-integrations[transformers]'"
+    assert message == f"{library} is not installed: pip install 'rank1-integrations[{extra}]'"

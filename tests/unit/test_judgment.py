@@ -92,3 +92,20 @@ def test_ranking_only_selects_and_orders(
     assert all(one in given for one in kept)
     scores = [one.log_odds for one in kept if one.log_odds is not None]
     assert scores == sorted(scores, reverse=True)
+
+
+@given(
+    st.builds(
+        Judgment,
+        index=st.integers(0),
+        log_odds=st.none() | finite,
+        reasoning=st.text(),
+        finish=st.sampled_from(["concluded", "forced", "direct", "skipped", "failed"]),
+        reasoning_tokens=st.integers(0),
+        truncated=st.booleans(),
+        error=st.none() | st.text(),
+    )
+)
+def test_a_judgment_comes_back_from_a_documents_metadata(one: Judgment) -> None:
+    metadata = json.loads(json.dumps({"source": "a", **one.to_metadata()}))
+    assert Judgment.from_metadata(metadata) == one

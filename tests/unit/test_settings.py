@@ -26,6 +26,8 @@ def rank1() -> Rank1:
     [
         ({}, "say where the model runs: base_url="),
         ({"backend": "transformers"}, "needs model=, for instance"),
+        ({"backend": "vllm"}, "backend='vllm' needs model="),
+        ({**SERVER, "engine_args": {}}, "engine_args is for backend='vllm'"),
         ({"backend": "demo", "model": "x"}, "takes no model"),
         ({"backend": "demo", **SERVER}, "takes no base_url"),
         ({"backend": "transformers", "model": "x", "api_key": "k"}, "no api_key"),

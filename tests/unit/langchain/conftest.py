@@ -8,6 +8,7 @@ import pytest
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_core.tracers.schemas import Run
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
@@ -63,3 +64,8 @@ def some_documents(*texts: str) -> list[Document]:
 
 def texts(documents: list[Document]) -> list[str]:
     return [document.page_content for document in documents]
+
+
+def descendants(run: Run) -> list[str]:
+    """The names of all runs inside a run."""
+    return [name for child in run.child_runs for name in (child.name, *descendants(child))]

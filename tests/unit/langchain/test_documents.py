@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
+from langchain_core.load import dumpd
 
-from rank1_integrations import EngineError, Judgment, Rank1, Rank1Error
+from rank1_integrations import ConfigurationError, EngineError, Judgment, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from tests.scripted_engine import ScriptedEngine, length_script
 from tests.unit.langchain.conftest import (
@@ -38,12 +42,6 @@ async def test_equals_keep_the_retrievers_order(compress: Compress, rank1: Rank1
 async def test_without_top_n_all_are_kept(compress: Compress, rank1: Rank1) -> None:
     documents = some_documents(*["same"] * 30)
     assert len(await compress(Rank1Compressor(rank1=rank1), documents)) == 30
-
-
-async def test_a_score_equal_to_the_threshold_is_kept(compress: Compress, rank1: Rank1) -> None:
-    compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5)
-    kept = await compress(compressor, some_documents(SHORT, MIDDLE, LONG))
-    assert texts(kept) == [LONG, MIDDLE]
 
 
 async def test_the_threshold_comes_before_top_n(compress: Compress, rank1: Rank1) -> None:
@@ -99,22 +97,71 @@ async def test_a_subclass_of_document_stays_one(compress: Compress, rank1: Rank1
     assert kept.number == 7
 
 
+@pytest.mark.parametrize(
+    "as_dict",
+    [
+        lambda document: document.model_dump(),
+        lambda document: {"page_content": document.page_content, "metadata": document.metadata},
+        dumpd,
+    ],
+)
+async def test_dicts_of_documents_are_documents(
+    as_dict: Callable[[Document], dict[str, Any]], compress: Compress, rank1: Rank1
+) -> None:
+    documents = some_documents(SHORT, LONG)
+    dicts: list[Any] = [as_dict(document) for document in documents]
+    before = copy.deepcopy(dicts)
+    kept = await compress(Rank1Compressor(rank1=rank1), dicts)
+    expected = await compress(Rank1Compressor(rank1=rank1), documents)
+    assert [type(document) for document in kept] == [Document, Document]
+    assert texts(kept) == [LONG, SHORT]
+    assert [document.metadata for document in kept] == [one.metadata for one in expected]
+    assert dicts == before
+
+
+async def test_a_dict_without_metadata_gets_some(compress: Compress, rank1: Rank1) -> None:
+    given: list[Any] = [{"page_content": LONG}, {"page_content": SHORT, "metadata": None}]
+    kept = await compress(Rank1Compressor(rank1=rank1), given)
+    assert set(kept[0].metadata) == {"relevance_score", "relevance_reasoning", "rank1"}
+
+
+@pytest.mark.parametrize(
+    ("given", "description"),
+    [
+        ({"text": "private"}, r"a dict with the keys \['text'\]"),
+        (
+            {"page_content": 7, "metadata": {}},
+            r"a dict with the keys \['metadata', 'page_content'\]",
+        ),
+        ({"page_content": "a", "metadata": "private"}, "a dict with the keys"),
+        ({"lc": 1, "type": "constructor", "id": ["a"], "kwargs": {}}, "a dict with the keys"),
+        ({}, r"a dict with the keys \[\]"),
+        (7, "of type int"),
+        (None, "of type NoneType"),
+    ],
+)
+async def test_what_is_no_document_is_refused_and_said_what_it_must_be(
+    given: Any, description: str, compress: Compress, rank1: Rank1, engine: ScriptedEngine
+) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        await compress(Rank1Compressor(rank1=rank1), [*some_documents(LONG), given])
+    advice = "document 1 must be a Document, or a dict with a text 'page_content'"
+    assert re.match(f"{advice}.*; it is {description}", str(refusal.value))
+    assert "private" not in str(refusal.value)
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("one", [LONG, Document(page_content=LONG), {"page_content": LONG}])
+async def test_one_document_alone_is_no_list(one: Any, compress: Compress, rank1: Rank1) -> None:
+    with pytest.raises(ConfigurationError, match=r"for one document pass \[document\]"):
+        await compress(Rank1Compressor(rank1=rank1), one)
+
+
 async def test_the_callers_documents_are_left_alone(compress: Compress, rank1: Rank1) -> None:
     documents = some_documents(SHORT, LONG)
     before = [document.model_copy(deep=True) for document in documents]
     await compress(Rank1Compressor(rank1=rank1), documents)
     assert documents == before
-
-
-async def test_a_second_rerank_replaces_the_metadata_of_the_first_in_its_own_copy(
-    compress: Compress, rank1: Rank1
-) -> None:
-    (first,) = await compress(Rank1Compressor(rank1=rank1), some_documents(LONG))
-    contrary = Rank1(ScriptedEngine(lambda passage: -1.0))
-    (second,) = await compress(Rank1Compressor(rank1=contrary), [first])
-    assert first.metadata["rank1"]["log_odds"] == 4.0
-    assert second.metadata["rank1"]["log_odds"] == -1.0
-    assert second.metadata["source"] == "file-0"
 
 
 async def test_a_score_of_the_retriever_is_replaced(compress: Compress, rank1: Rank1) -> None:
@@ -197,25 +244,6 @@ async def test_white_space_around_the_query_makes_no_difference(
     await compressor.acompress_documents(some_documents(LONG), f" {QUERY}\n")
     first, _, second, _ = (request.prompt for request in engine.requests)
     assert first == second
-
-
-async def test_the_asynchronous_form_leaves_the_event_loop_free() -> None:
-    compressor = Rank1Compressor(rank1=Rank1(ScriptedEngine(length_script, seconds=0.1)))
-    work = asyncio.create_task(compressor.acompress_documents(some_documents(LONG), QUERY))
-    turns = 0
-    while not work.done():
-        await asyncio.sleep(0.01)
-        turns += 1
-    assert turns > 5
-
-
-async def test_many_calls_run_at_once_and_not_in_a_few_threads() -> None:
-    engine = ScriptedEngine(length_script, seconds=0.1)
-    compressor = Rank1Compressor(rank1=Rank1(engine, thinking="none"))
-    await asyncio.gather(
-        *(compressor.acompress_documents(some_documents(LONG), QUERY) for _ in range(64))
-    )
-    assert engine.most_running == 64
 
 
 async def test_a_cancelled_call_cancels_its_work() -> None:

@@ -61,6 +61,30 @@ async def test_the_run_shows_what_was_kept_and_what_was_dropped_and_why(
 
 
 @FORMS
+async def test_the_run_shows_the_tokens_spent_on_all(form: str, rank1: Rank1) -> None:
+    runs = RunCollectorCallbackHandler()
+    compressor = Rank1Compressor(rank1=rank1, top_n=1)
+    await compress(form, compressor, some_documents(SHORT, MIDDLE, LONG), runs)
+    judgments = rank1.judge(QUERY, [SHORT, MIDDLE, LONG])
+    assert (runs.traced_runs[0].outputs or {})["tokens"] == {
+        "prompt_tokens": sum(judgment.prompt_tokens for judgment in judgments),
+        "cached_tokens": 0,
+        "reasoning_tokens": sum(judgment.reasoning_tokens for judgment in judgments),
+    }
+
+
+@FORMS
+async def test_what_was_remembered_cost_no_tokens(form: str, engine: ScriptedEngine) -> None:
+    runs = RunCollectorCallbackHandler()
+    compressor = Rank1Compressor(rank1=Rank1(engine, cache={}))
+    for _ in range(2):
+        await compress(form, compressor, some_documents(LONG), runs)
+    first, second = ((run.outputs or {})["tokens"] for run in runs.traced_runs)
+    assert first["prompt_tokens"] > 0
+    assert second == {"prompt_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+
+
+@FORMS
 async def test_the_run_shows_what_could_not_be_judged(form: str) -> None:
     runs = RunCollectorCallbackHandler()
     rank1 = Rank1(ScriptedEngine(length_script), on_error="drop")

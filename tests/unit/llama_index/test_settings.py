@@ -131,6 +131,16 @@ def test_a_callback_that_can_not_be_pickled_stays_behind() -> None:
     postprocessor.close()
 
 
+def test_what_is_remembered_stays_behind() -> None:
+    cache = {"passage": "s3cret judgment"}
+    postprocessor = Rank1Postprocessor(base_url=URL, cache=cache)
+    assert "s3cret" not in postprocessor.to_json()
+    assert b"s3cret" not in pickle.dumps(postprocessor)
+    assert pickle.loads(pickle.dumps(postprocessor)).cache is None
+    assert postprocessor.cache is cache
+    postprocessor.close()
+
+
 def test_a_shared_reranker_is_not_pickled_in_silence(rank1: Rank1) -> None:
     with pytest.raises(TypeError, match="can't be pickled"):
         pickle.dumps(Rank1Postprocessor(rank1=rank1))

@@ -1,0 +1,84 @@
+"""The models that the examples run on: the demonstration model, and a small real chat model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from examples.models import judge
+from rank1_integrations import Judgment, Rank1
+from tests.integration.examples import chat_model
+from tests.integration.tampering_proxy import Call, TamperingProxy
+from tests.integration.vllm_server import vllm_server
+
+MAX_TOKENS = 48
+"""The longest answer. A call of a tool needs about 40."""
+
+
+@dataclass
+class Witness:
+    """What a judge was asked and how it decided, one entry for each time it judged."""
+
+    queries: list[str] = field(default_factory=list)
+    passages: list[list[str]] = field(default_factory=list)
+    judgments: list[list[Judgment]] = field(default_factory=list)
+
+    def see(self, query: str, passages: list[str], judgments: list[Judgment]) -> None:
+        """Take note; to be given as `on_judgments`."""
+        self.queries.append(query)
+        self.passages.append(passages)
+        self.judgments.append(judgments)
+
+    def relevant(self, threshold: float = 0.5) -> list[str]:
+        """The passages that reached the threshold the last time, best first."""
+        best = sorted(self.judgments[-1], key=lambda one: one.log_odds or 0.0, reverse=True)
+        return [self.passages[-1][one.index] for one in best if (one.score or 0.0) >= threshold]
+
+
+@pytest.fixture(scope="session")
+def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a vLLM server that has the chat model loaded.
+
+    While tests are written, CHAT_TEST_SERVER may name one that runs already.
+    """
+    if running := os.environ.get("CHAT_TEST_SERVER"):
+        yield running
+        return
+    pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
+    folder = tmp_path_factory.mktemp("chat")
+    model, log = chat_model.unpack(folder / "model"), folder / "server.log"
+    with vllm_server(model, log, name=chat_model.NAME, **chat_model.SERVER_OPTIONS) as address:
+        yield address
+
+
+@pytest.fixture
+def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TamperingProxy]:
+    """The chat model where the examples look for it; `calls` shows what it was sent."""
+    with TamperingProxy(chat_server.removesuffix("/v1")) as proxy:
+        monkeypatch.setenv("CHAT_BASE_URL", proxy.url)
+        monkeypatch.setenv("CHAT_MODEL", chat_model.NAME)
+        monkeypatch.setenv("CHAT_MAX_TOKENS", str(MAX_TOKENS))
+        monkeypatch.delenv("RANK1_BASE_URL", raising=False)
+        yield proxy
+
+
+@pytest.fixture
+def witness() -> Witness:
+    """Sees what the judge does."""
+    return Witness()
+
+
+@pytest.fixture
+def rank1(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rank1]:
+    """The judge of the examples, watched."""
+    monkeypatch.delenv("RANK1_BASE_URL", raising=False)
+    with judge(on_judgments=witness.see) as rank1:
+        yield rank1
+
+
+def prompt(call: Call) -> str:
+    """All that the chat model was given to read."""
+    return "\n".join(message["content"] or "" for message in call.body["messages"])

@@ -1,0 +1,55 @@
+"""The agents: the chat model calls the tool by itself, and reads what was kept of its result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+
+from examples.langchain_agent import (
+    QUESTION,
+    Agent,
+    agent_with_filtered_tool,
+    agent_with_middleware,
+)
+from examples.models import langchain_chat_model
+from rank1_integrations import Rank1
+from tests.integration.examples.conftest import Witness, prompt
+from tests.integration.tampering_proxy import TamperingProxy
+
+
+def ask(agent: Agent) -> tuple[dict[str, Any], ToolMessage, AIMessage]:
+    """The call that the chat model made, what the tool gave it, and its answer."""
+    _, call, result, answer = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
+    assert isinstance(call, AIMessage)
+    assert isinstance(result, ToolMessage)
+    (tool_call,) = call.tool_calls
+    return tool_call["args"], result, answer
+
+
+def check(result: ToolMessage, witness: Witness, chat: TamperingProxy) -> None:
+    """The tool's message, and so the chat model's prompt, holds the kept passages alone."""
+    kept = witness.relevant()[:3]
+    assert len(kept) < len(witness.passages[0]) == 6
+    assert [document.page_content for document in result.artifact] == kept
+    _, second = chat.calls
+    assert {text for text in witness.passages[0] if text in prompt(second)} == set(kept)
+
+
+def test_a_filtered_tool_gives_what_is_relevant_to_the_agents_query(
+    rank1: Rank1, witness: Witness, chat: TamperingProxy
+) -> None:
+    arguments, result, answer = ask(agent_with_filtered_tool(rank1, langchain_chat_model()))
+    assert witness.queries == [arguments["query"].strip()]
+    check(result, witness, chat)
+    assert answer.text.strip()
+
+
+def test_the_middleware_gives_what_is_relevant_to_the_users_question(
+    rank1: Rank1, witness: Witness, chat: TamperingProxy
+) -> None:
+    _, result, answer = ask(agent_with_middleware(rank1, langchain_chat_model()))
+    assert witness.queries == [QUESTION]
+    check(result, witness, chat)
+    assert answer.text.strip()

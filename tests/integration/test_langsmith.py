@@ -1,0 +1,87 @@
+"""What LangSmith's own client sends of a rerank, to an address here that writes it down."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from langchain_classic.retrievers import ContextualCompressionRetriever
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers import LangChainTracer
+from langsmith import Client
+
+from rank1_integrations import Rank1
+from rank1_integrations.langchain import Rank1Compressor
+from tests.integration.manual import BEST, GOOD, POOR, QUERY, WORST, search_manual
+
+
+@pytest.mark.parametrize("form", ["invoke", "ainvoke"])
+async def test_langsmith_sees_one_run_with_everything_inside_the_retrievers(
+    form: str, server: Rank1
+) -> None:
+    retriever = ContextualCompressionRetriever(
+        base_compressor=Rank1Compressor(rank1=server, top_n=1), base_retriever=search_manual()
+    )
+    with langsmith() as (address, runs):
+        client = Client(api_url=address, api_key="none", auto_batch_tracing=False)
+        config: RunnableConfig = {"callbacks": [LangChainTracer(client=client)]}
+        if form == "invoke":
+            retriever.invoke(QUERY, config)
+        else:
+            await retriever.ainvoke(QUERY, config)
+    (root,) = (run for run in runs.values() if run["name"] == "ContextualCompressionRetriever")
+    (rerank,) = (run for run in runs.values() if run["name"] == "Rank1Compressor")
+    assert rerank["run_type"] == "chain"
+    assert rerank["parent_run_id"] == root["id"]
+    assert rerank["inputs"]["query"] == QUERY
+    assert texts(rerank["inputs"]["documents"]) == {BEST, GOOD, POOR, WORST}
+    outputs = rerank["outputs"]
+    assert texts(outputs["documents"]) == {BEST}
+    assert texts(outputs["dropped"]) == {GOOD, POOR, WORST}
+    for document in outputs["documents"] + outputs["dropped"]:
+        metadata = fields(document)["metadata"]
+        assert 0 <= metadata["relevance_score"] <= 1
+        assert "the query asks for" in metadata["relevance_reasoning"]
+    assert outputs["tokens"]["prompt_tokens"] > outputs["tokens"]["reasoning_tokens"] > 0
+
+
+@contextmanager
+def langsmith() -> Iterator[tuple[str, dict[str, Any]]]:
+    """An address that takes runs, and the runs by their ids."""
+    runs: dict[str, Any] = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            run_id = body.get("id") or self.path.rpartition("/")[2]
+            given = {name: value for name, value in body.items() if value is not None}
+            runs.setdefault(run_id, {}).update(given)
+            self.send_response(202)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def do_PATCH(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}", runs
+        server.shutdown()
+
+
+def fields(document: dict[str, Any]) -> dict[str, Any]:
+    """A document's fields, in whichever form the client wrote it."""
+    inner: dict[str, Any] = document.get("kwargs", document)
+    return inner
+
+
+def texts(documents: list[dict[str, Any]]) -> set[str]:
+    return {fields(document)["page_content"] for document in documents}

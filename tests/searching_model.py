@@ -1,0 +1,48 @@
+"""A chat model of a few lines that uses a tool, so that an agent runs without a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+
+
+class SearchingModel(BaseChatModel):
+    """Passes every question on to its tools, and answers with what it reads in the end."""
+
+    tools: tuple[str, ...] = ()
+    argument: str = "query"
+
+    def bind_tools(
+        self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
+    ) -> Runnable[Any, AIMessage]:
+        names = tuple(tool.name for tool in tools if isinstance(tool, BaseTool))
+        return self.model_copy(update={"tools": names})
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        last = messages[-1]
+        if isinstance(last, ToolMessage) or not self.tools:
+            answer = AIMessage(f"I have read: {last.text}")
+        else:
+            calls = [
+                {"name": name, "args": {self.argument: last.text}, "id": f"{name}-{len(messages)}"}
+                for name in self.tools
+            ]
+            answer = AIMessage("", tool_calls=calls)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    @property
+    def _llm_type(self) -> str:
+        return "searching"

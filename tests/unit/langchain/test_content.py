@@ -1,0 +1,62 @@
+"""A tool's content is taken apart where that is certain, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rank1_integrations.langchain.content import pieces
+
+SEPARATORS = st.sampled_from(["\n\n", "\n---\n", "; "])
+
+
+@given(
+    texts=st.lists(st.text("ab \n;-"), min_size=1, max_size=5),
+    before=st.text("xy:[] "),
+    behind=st.text("xy:[] "),
+    separator=SEPARATORS,
+)
+def test_what_was_joined_is_taken_apart(
+    texts: list[str], before: str, behind: str, separator: str
+) -> None:
+    written = [f"{before}{text}{behind}" for text in texts]
+    assert pieces(separator.join(written), texts, separator=separator) in (written, None)
+
+
+@given(
+    texts=st.lists(st.text("ab", min_size=1), min_size=1, max_size=5),
+    before=st.text("xy:[] "),
+    separator=SEPARATORS,
+)
+def test_texts_without_the_separator_are_always_taken_apart(
+    texts: list[str], before: str, separator: str
+) -> None:
+    written = [before + text for text in texts]
+    assert pieces(separator.join(written), texts, separator=separator) == written
+
+
+@given(content=st.text("ab\n"), texts=st.lists(st.text("ab\n"), min_size=1, max_size=4))
+def test_pieces_joined_are_the_content(content: str, texts: list[str]) -> None:
+    found = pieces(content, texts, separator="\n\n")
+    if found is not None:
+        assert "\n\n".join(found) == content
+        assert all(text in piece for text, piece in zip(texts, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("three were found", ["a", "b"]),
+        ("b\n\na", ["a", "b"]),
+        ("a, b", ["a", "b"]),
+        ("a\n\n(source)\n\nb\n\n(source)", ["a", "b"]),
+    ],
+)
+def test_what_is_not_certain_is_not_taken_apart(content: str, texts: list[str]) -> None:
+    assert pieces(content, texts, separator="\n\n") is None
+
+
+def test_a_text_may_hold_the_separator() -> None:
+    texts = ["one\n\ntwo", "three"]
+    assert pieces("one\n\ntwo\n\nthree", texts, separator="\n\n") == texts
