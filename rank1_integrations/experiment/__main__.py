@@ -9,10 +9,12 @@ interrupted one stopped.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from rank1_integrations.errors import Rank1Error
 from rank1_integrations.experiment.collection import read_collection
@@ -20,7 +22,7 @@ from rank1_integrations.experiment.policies import DEFAULTS, FIXED, parse_polici
 from rank1_integrations.experiment.running import Setup
 from rank1_integrations.options import Options
 
-MODEL = ("backend", "base_url", "model")
+MODEL = ("backend", "base_url", "model", "engine_args")
 CUT = ("top_n", "score_threshold")
 OPTIONS = tuple(name for name in Options.model_fields if name not in FIXED)
 
@@ -108,8 +110,18 @@ def _add(group: argparse._ArgumentGroup, names: Sequence[str]) -> None:
         says = " ".join((field.description or "").split()).replace("%", "%%")
         default = "" if field.default is None else f" Default: {field.default}"
         group.add_argument(
-            f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=says + default
+            f"--{name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            type=_json if name == "engine_args" else str,
+            help=says + default,
         )
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be JSON, in quotes: {error}") from None
 
 
 def _count(text: str) -> int:

@@ -148,7 +148,7 @@ def _notes(report: Report) -> list[str]:
         f"Against {report.baseline}: mean difference in nDCG, its 95% confidence interval and p of "
         "a paired t-test over queries, uncorrected for the number of policies.",
         "Tokens: generated, for thoughts, verdicts and looks at where an answer stands.",
-        "Seconds: wall clock of one run, one query after another; s/query is the median.",
+        "Seconds: wall clock, measured once, one query after another; s/query is the median.",
     ]
     if report.left_out:
         notes.append(f"Left out: {report.left_out} queries without relevant passage or candidate.")

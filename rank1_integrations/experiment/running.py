@@ -197,6 +197,7 @@ def _settings(setup: Setup, model: str, rank1: Rank1, collection: Collection) ->
     return {
         "model": model,
         "backend": setup.backend,
+        "engine_args": setup.engine_args,
         "collection": collection.digest,
         "top_n": setup.top_n,
         "score_threshold": setup.score_threshold,

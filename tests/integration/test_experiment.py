@@ -16,8 +16,9 @@ import pytest
 
 from examples.standard_library import passages
 from rank1_integrations.experiment.__main__ import main
-from tests.integration.conftest import SERVED_NAME, free_port
+from tests.integration.conftest import SERVED_NAME
 from tests.integration.tampering_proxy import Answer, Call, TamperingProxy, is_about_passages
+from tests.integration.vllm_server import free_port
 
 QUESTIONS = {"sort": "How do I sort a list in place?", "copy": "How do I copy a file?"}
 SOURCES = {"sort": "typesseq-mutable", "copy": "shutil.copy"}
@@ -118,6 +119,7 @@ def test_a_server_that_dies_loses_nothing(
     assert "the engine is dead" in shown.err
     assert "Nothing judged is lost" in shown.err
     (full,) = lines(tmp_path / "report.jsonl")
+    assert [call for call in proxy.calls if call.body.get("stop")]
 
     proxy.refuse = lambda call: None
     proxy.calls.clear()
@@ -125,8 +127,8 @@ def test_a_server_that_dies_loses_nothing(
     assert "full: 2 queries judged before are reused" in capsys.readouterr().err
     assert lines(tmp_path / "report.jsonl")[0] == full
     assert lines(tmp_path / "report.jsonl")[1]["finishes"] == {"direct": 10}
-    # One for the first passage, before the clock runs, and one for each that was left.
-    assert sum(is_about_passages(call) for call in proxy.calls) == 11
+    # What stops at its end is a thought: those of the first policy are not asked for again.
+    assert not [call for call in proxy.calls if call.body.get("stop")]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,10 @@ def test_a_server_that_dies_loses_nothing(
         (["--base-url", "http://127.0.0.1:{port}/v1", "--max-retries", "0"], "127.0.0.1"),
         ([], "say where the model runs"),
         (["--backend", "demo", "--model", "x"], "takes no model"),
+        (
+            ["--backend", "demo", "--engine-args", '{"seed": 1}'],
+            "engine_args is for backend='vllm'",
+        ),
         (["--backend", "demo", "--policy", "quick"], "there is no policy 'quick'"),
         (["--backend", "demo", "--top-n", "0"], "top_n must be at least 1"),
         (["--backend", "demo", "--qrels", "nowhere"], "there is no file nowhere"),
@@ -147,7 +153,7 @@ def test_a_mistake_is_a_sentence(
     arguments: list[str],
     message: str,
 ) -> None:
-    given = [argument.format(port=free_port()) for argument in arguments]
+    given = [argument.replace("{port}", str(free_port())) for argument in arguments]
     assert main([str(collection), "--output", str(tmp_path), *given]) == 1
     shown = capsys.readouterr()
     assert message in shown.err

@@ -17,7 +17,7 @@ from tests.unit.experiment.collections import CORPUS, GRADES, QUERIES, write_bei
 ids = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
     lambda name: name != "query-id" and not name.startswith("\ufeff")
 )
-texts = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])).filter(
+texts = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])).filter(
     lambda text: text == text.strip() != ""
 )
 
@@ -105,12 +105,16 @@ def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
     assert [query.text for query in read_collection(tmp_path).queries] == list(QUERIES.values())
 
 
-def test_the_digest_changes_with_the_texts_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_changes_with_texts_and_grades_and_with_nothing_else(tmp_path: Path) -> None:
     before = read_collection(write_trec(tmp_path)).digest
     assert read_collection(write_trec(tmp_path)).digest == before
     write_trec(tmp_path, corpus={**CORPUS, "unused": "Nobody asks for this."})
     assert read_collection(tmp_path).digest == before
     write_trec(tmp_path, corpus={**CORPUS, "a": "Blood is dark red."})
+    assert read_collection(tmp_path).digest != before
+    write_trec(tmp_path, grades={**GRADES, "q1": {"b": 0, "a": 1}})
+    assert read_collection(tmp_path).digest != before
+    write_trec(tmp_path, grades={**GRADES, "q1": {"a": 2, "b": 0}})
     assert read_collection(tmp_path).digest != before
 
 
