@@ -16,7 +16,8 @@ from examples.bm25 import Bm25Index
 from examples.standard_library import passages
 from rank1_integrations import Judgment, Rank1
 from rank1_integrations.demo import DEMO_MODEL
-from tests.integration.conftest import ENGINE_ARGS, VLLM_ENVIRONMENT
+from tests.integration.conftest import ENGINE_ARGS
+from tests.integration.vllm_server import VLLM_ENVIRONMENT
 
 QUERIES = [
     "How do I sort a list in place?",

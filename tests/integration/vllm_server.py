@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def vllm_server(
     *,
     name: str,
     environment: Mapping[str, str] | None = None,
-    **options: object,
+    **options: Any,
 ) -> Iterator[str]:
     """Serve a checkpoint, and end the server with all its children.
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAME = "smollm2"
 
-SERVER_OPTIONS = {
+SERVER_OPTIONS: dict[str, Any] = {
     "dtype": "float32",
     "max_model_len": 4096,
     "enable_auto_tool_choice": True,
