@@ -182,11 +182,11 @@ class TransformersEngine(Engine):
     ) -> transformers.GenerationConfig:
         """The request's own, without what a checkpoint's own configuration may add to it."""
         kind = batch[0].request
+        is_sampled = kind.temperature > 0
         return transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=kind.temperature > 0,
-            temperature=kind.temperature or None,
-            top_k=0,
-            top_p=1.0,
+            # Of the whole distribution; transformers warns of these where nothing is sampled.
+            **({"temperature": kind.temperature, "top_k": 0, "top_p": 1.0} if is_sampled else {}),
+            do_sample=is_sampled,
             max_new_tokens=max(one.request.max_tokens for one in batch),
             eos_token_id=self._end_ids if stop_id is None else [*self._end_ids, stop_id],
             pad_token_id=self._pad_id(),
