@@ -244,7 +244,13 @@ def test_a_server_without_token_ids_and_stop_reasons_gives_the_same_by_text(
 
 
 OPENAIS_OWN = {"model", "prompt", "max_tokens", "temperature", "stop", "logprobs", "echo"}
-OLD_VLLMS = {"skip_special_tokens", "spaces_between_special_tokens", "repetition_penalty"}
+OLD_VLLMS = {
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "repetition_penalty",
+    "top_k",
+    "min_p",
+}
 
 
 def knows_only(

@@ -102,14 +102,21 @@ def test_a_remembered_judgment_costs_nothing(make: Make) -> None:
 
 def test_usage_is_what_the_server_counted(server_url: str) -> None:
     with Rank1.from_server(server_url, max_reasoning_tokens=256) as rank1:
-        generated = metric(server_url, "vllm:generation_tokens_total")
+        # The first call also tries out what the server knows, which is no judgment's cost.
+        rank1.judge(QUERY, [OTHER])
+        before, generated = rank1.usage, metric(server_url, "vllm:generation_tokens_total")
         prompted = metric(server_url, "vllm:prompt_tokens_total")
         rank1.judge(QUERY, [RELEVANT, OTHER])
         usage = rank1.usage
     assert metric(server_url, "vllm:generation_tokens_total") - generated == (
-        usage.reasoning_tokens + usage.answer_tokens
+        usage.reasoning_tokens
+        + usage.answer_tokens
+        - before.reasoning_tokens
+        - before.answer_tokens
     )
-    assert metric(server_url, "vllm:prompt_tokens_total") - prompted == usage.prompt_tokens
+    assert metric(server_url, "vllm:prompt_tokens_total") - prompted == (
+        usage.prompt_tokens - before.prompt_tokens
+    )
 
 
 async def test_what_a_stream_leaves_behind_ends_on_the_server(server_url: str) -> None:
