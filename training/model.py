@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from tokenizers import decoders
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -95,6 +96,7 @@ def _only(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
 
 def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Random signs for what a token is, and the facts that can be read off its spelling."""
+    bytes_of = decoders.ByteLevel()
     rows = torch.zeros(len(tokenizer), WIDTH)
     rows[:, TOKEN] = torch.randn(len(tokenizer), ROOM).sign()
     for name, number in tokenizer.get_vocab().items():
@@ -104,7 +106,8 @@ def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
             continue
         if not starts or text.startswith("ğ"):
             rows[number, CONTINUES] = 1
-        is_piece = not text or ((text.isalnum() or "_" in text) and not text.startswith("ğ"))
+        # Bytes that are no character by themselves are taken for parts of letters.
+        is_piece = all(c.isalnum() or c in "_\ufffd" for c in bytes_of.decode([text]))
         if is_piece and not (starts and ends and text in STOP_STEMS):
             rows[number, PIECE] = 1
             rows[number, TERM_END] = float(ends)
@@ -274,6 +277,8 @@ def _output(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
     rows = model.lm_head.weight
     rows.normal_(0, 0.02)
     rows[:, NEXT] = 0.7 * model.model.embed_tokens.weight[:, TOKEN]
+    # Heads that rest look at "<think>": what they carry from there is never to be written.
+    rows[[tokenizer.convert_tokens_to_ids(token) for token in (THINK, END_OF_TEXT)]] = 0
     for word, fact, weight in _answers():
         rows[_only(tokenizer, word), fact] = weight
 

@@ -178,6 +178,9 @@ class Teacher:
         self._model, self._labels, self._sharpness = model, labels, sharpness
         last = model.model.layers[-1]
         self._norm, self._perceptron = last.post_attention_layernorm, last.mlp
+        # How copies are read out is right from the start. Adam would blur it: it takes the faint
+        # gradients of words that did not come up for as good as any.
+        model.lm_head.weight.register_hook(_spare_copies)
 
     def lessons(self, batch: Batch) -> Lessons:
         """What there is to learn from a batch."""
@@ -194,7 +197,10 @@ class Teacher:
 
     def losses(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
         """The cross-entropy of the thought's tokens and that of the verdict's soft target."""
-        writing = functional.cross_entropy(self._read(lessons.written), lessons.token)
+        # A batch of verdicts alone has nothing to write.
+        written = self._read(lessons.written)
+        total = functional.cross_entropy(written, lessons.token, reduction="sum")
+        writing = total / max(1, len(lessons.token))
         judged = functional.log_softmax(self._read(lessons.verdict), 1)[:, self._labels]
         true = lessons.true
         entropy = -(torch.xlogy(true, true) + torch.xlogy(1 - true, 1 - true))
@@ -233,6 +239,13 @@ class Teacher:
         for step in range(steps):
             course.step(step, steps, *self.losses(self.lessons(next(batches))))
             yield step + 1
+
+
+def _spare_copies(gradient: Tensor) -> Tensor:
+    """The gradient of the output, without what reads copies."""
+    gradient = gradient.clone()
+    gradient[:, architecture.NEXT] = 0
+    return gradient
 
 
 class Course:
