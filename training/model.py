@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 
 import torch
+from tokenizers import decoders
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,7 +23,7 @@ from training.heads import HEAD, ROOM, ROPE_THETA, Head, quarter_turn
 from training.tokenizer import CONTEXT, END_OF_TEXT, THINK, WORD_END
 from training.words import STOP_STEMS
 
-WIDTH, HEADS, LAYERS, INNER = 256, 4, 4, 192
+WIDTH, HEADS, LAYERS, INNER = 272, 4, 5, 128
 
 TOKEN, BEFORE, PREVIOUS, LAST_TERM, NEXT = (slice(i * ROOM, (i + 1) * ROOM) for i in range(5))
 """What a position is, the piece before it in its word, the position before it, the content word
@@ -30,12 +31,13 @@ that came last, and what is to be written next."""
 
 (
     TERM_END, TERM_START, LINE, COLON, PASSAGE, QUERY, THINKING, CONTINUES, PIECE, POINTS,
-    AFTER_TERM, AFTER_NAME, LINE_BEFORE, IN_QUERY, IN_PASSAGE, FOUND,
+    AFTER_TERM, AFTER_NAME, AFTER_LINE, AFTER_POINTS, LINE_BEFORE,
+    IN_QUERY, IN_PASSAGE, IN_THOUGHT, EARLY,
+    FOUND, MATCHED, YES_MEAN, ANSWERED,
+    FOUND_LAST, DIRECT, REPEATED,
+    FOUND_MEAN, *_,
 ) = range(5 * ROOM, WIDTH)  # fmt: skip
-"""Single facts. Those up to POINTS belong to the token; the later ones are found by attention."""
-
-IN_THOUGHT, EARLY, FOUND_LAST, FOUND_MEAN, YES_MEAN = COLON, PASSAGE, LINE_BEFORE, AFTER_NAME, LINE
-"""Facts that take the place of others which are no longer needed."""
+"""Single facts. The first line's belong to the token; each later line's are found by a layer."""
 
 
 def config(vocabulary: int) -> LlamaConfig:
@@ -72,12 +74,14 @@ def structured(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     for layer in heads:
         for head in layer:
             head.soften()
+    so, yes, no, colon = (
+        embedding[_only(tokenizer, word), TOKEN] for word in ("so", "yes", "no", ":")
+    )
     _layer_one(heads[0])
     _layer_two(heads[1], turn)
-    _layer_three(heads[2], turn, embedding[_only(tokenizer, ":"), TOKEN])
-    _layer_four(
-        heads[3], *(embedding[_only(tokenizer, word), TOKEN] for word in ("so", "yes", "no"))
-    )
+    _layer_three(heads[2], turn, yes, no)
+    _layer_four(heads[3])
+    _layer_five(heads[4], turn, so, colon, yes, no)
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.mul_(0.1)
     _output(model, tokenizer)
@@ -92,6 +96,7 @@ def _only(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
 
 def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Random signs for what a token is, and the facts that can be read off its spelling."""
+    bytes_of = decoders.ByteLevel()
     rows = torch.zeros(len(tokenizer), WIDTH)
     rows[:, TOKEN] = torch.randn(len(tokenizer), ROOM).sign()
     for name, number in tokenizer.get_vocab().items():
@@ -101,7 +106,8 @@ def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
             continue
         if not starts or text.startswith("ğ"):
             rows[number, CONTINUES] = 1
-        is_piece = not text or ((text.isalnum() or "_" in text) and not text.startswith("ğ"))
+        # Bytes that are no character by themselves are taken for parts of letters.
+        is_piece = all(c.isalnum() or c in "_\ufffd" for c in bytes_of.decode([text]))
         if is_piece and not (starts and ends and text in STOP_STEMS):
             rows[number, PIECE] = 1
             rows[number, TERM_END] = float(ends)
@@ -123,8 +129,8 @@ def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 SOFTLY = 0.35
 """How loud copies are: loud ones would drown in every norm what else a position knows."""
 
-FIRST_NORM = 16 / math.sqrt(50)
-"""What the first layer's norm multiplies by: about 50 of 256 numbers are plus or minus one."""
+NORMS = (2.33, 1.66, 1.36, 1.17, 1.15)
+"""What each layer's norm multiplies a position by, about."""
 
 
 def _pick(*rooms: tuple[slice, Tensor]) -> Tensor:
@@ -138,20 +144,23 @@ def _pick(*rooms: tuple[slice, Tensor]) -> Tensor:
 def _layer_one(heads: list[Head]) -> None:
     """What stands before: facts of the last two tokens, and the piece before in the same word."""
     before, piece, two_before, _ = heads
+    norm = NORMS[0]
     before.clear().offset(1)
-    before.carry(TERM_END, AFTER_TERM, 1 / FIRST_NORM)
-    before.carry(PASSAGE, AFTER_NAME, 1 / FIRST_NORM)
-    before.carry(QUERY, AFTER_NAME, 0.5 / FIRST_NORM)
-    piece.clear().offset(1, only=CONTINUES, seen_as=FIRST_NORM)
-    piece.carry(TOKEN, BEFORE, 1 / FIRST_NORM)
+    before.carry(TERM_END, AFTER_TERM, 1 / norm)
+    before.carry(PASSAGE, AFTER_NAME, 1 / norm)
+    before.carry(QUERY, AFTER_NAME, 0.5 / norm)
+    before.carry(LINE, AFTER_LINE, 1 / norm)
+    before.carry(POINTS, AFTER_POINTS, 1 / norm)
+    piece.clear().offset(1, only=CONTINUES, seen_as=norm)
+    piece.carry(TOKEN, BEFORE, 1 / norm)
     two_before.clear().offset(2)
-    two_before.carry(LINE, LINE_BEFORE, 1 / FIRST_NORM)
+    two_before.carry(LINE, LINE_BEFORE, 1 / norm)
 
 
 def _layer_two(heads: list[Head], turn: Tensor) -> None:
-    """The whole of the position before, and the part of the prompt one is in."""
-    previous, part, *_ = heads
-    norm = 1.6
+    """The whole of the position before, the part of the prompt one is in, and how far into it."""
+    previous, part, early, _ = heads
+    norm = NORMS[1]
     previous.clear().offset(1)
     previous.carry(TOKEN, PREVIOUS, 0.7 / norm)
     previous.value[:ROOM, BEFORE] = turn
@@ -173,52 +182,94 @@ def _layer_two(heads: list[Head], turn: Tensor) -> None:
     part.out[[IN_QUERY, IN_PASSAGE], ROOM + 2] = torch.tensor([2.0, -1.0])
     part.value[ROOM + 3, PIECE] = 1 / norm
     part.out[[IN_QUERY, IN_PASSAGE], ROOM + 3] = -1
+    # Of n tokens, the colon behind "Query" gets 40 / (40 + n): almost evenly less from each to
+    # the next, over the length of a query.
+    early.clear().prefer({LINE_BEFORE: math.log(40) / norm})
+    early.carry(LINE_BEFORE, EARLY, 1 / norm)
 
 
-def _layer_three(heads: list[Head], turn: Tensor, colon: Tensor) -> None:
-    """How the word goes on in the query, whether the passage has it, what the last term was."""
-    going_on, last_term, found, early = heads
-    norm, one = 1.32, torch.eye(ROOM)
-    whole = _pick((TOKEN, one), (BEFORE, turn))
-    going_on.clear().match(whole, _pick((PREVIOUS, one)), 15)
-    going_on.prefer({IN_QUERY: 20 / norm})
-    going_on.rest(THINKING, 35 / norm, unless=PIECE, more=40 / norm)
-    going_on.carry(TOKEN, NEXT, SOFTLY / norm)
-    going_on.write(CONTINUES, NEXT, -2 * SOFTLY * colon / norm)
-    going_on.write(IN_QUERY, NEXT, 2 * SOFTLY * colon / norm)
+def _layer_three(heads: list[Head], turn: Tensor, yes: Tensor, no: Tensor) -> None:
+    """The last content word, whether the passage and the query have this one, and the answers."""
+    last_term, found, matched, answers = heads
+    norm = NORMS[2]
+    whole = _pick((TOKEN, torch.eye(ROOM)), (BEFORE, turn))
+    # Where no content word has come yet, the line break before "Query" or "<think>" stands in.
     last_term.clear().recent()
-    last_term.prefer({AFTER_TERM: 200 / norm})
-    # "<think>" itself is to have no last term, for the pointer rests on it.
-    last_term.rest(THINKING, 400 / norm, unless=THINKING, more=-400 / norm)
+    last_term.prefer({AFTER_TERM: 200 / norm, AFTER_LINE: 200 / norm})
     last_term.carry(PREVIOUS, LAST_TERM, 1 / norm)
     found.clear().match(whole, whole, 10)
     found.prefer({IN_PASSAGE: 20 / norm, TERM_END: 10 / norm})
     found.rest(THINKING, 57 / norm)
     found.carry(IN_PASSAGE, FOUND, 2 / norm)
-    early.clear().prefer({IN_QUERY: 0.65 / norm})
-    early.carry(COLON, EARLY, 1 / norm)
+    matched.clear().match(whole, whole, 15)
+    # It rests on the line break behind the query, and a passage's word may see itself instead.
+    matched.prefer({IN_QUERY: 40 / norm, TERM_END: 10 / norm})
+    matched.rest(LINE, 40 / norm)
+    matched.carry(IN_QUERY, MATCHED, 1 / norm)
+    matched.value[ROOM, LINE] = -1
+    _look_at_answers(answers, yes, no, norm)
+    answers.rest(THINKING, 30 / norm)
+    answers.value[:2, TOKEN] = torch.stack([yes - no, yes + no]) / ROOM / norm
+    answers.out[YES_MEAN, 0] = answers.out[ANSWERED, 1] = 1
 
 
-def _layer_four(heads: list[Head], so: Tensor, yes: Tensor, no: Tensor) -> None:
-    """The next term of the query, whether the last one was found, and the means of all."""
-    pointer, last, mean, answers = heads
-    norm, one = 1.05, torch.eye(ROOM)
-    term = _pick((LAST_TERM, one))
-    pointer.clear().match(term, term, 45)
-    # Of two places that fit, the later one: so the thought goes forward and comes to its end.
-    pointer.prefer({IN_QUERY: 40 / norm, TERM_START: 25 / norm, EARLY: -150 / norm})
-    pointer.rest(THINKING, 20 / norm, unless=POINTS, more=100 / norm)
-    pointer.carry(TOKEN, NEXT, SOFTLY / norm)
-    pointer.write(LINE, NEXT, 2 * SOFTLY * so / norm)
+def _look_at_answers(head: Head, yes: Tensor, no: Tensor, norm: float) -> None:
+    """Looks at every "yes" and "no" of the thought."""
+    head.clear().prefer({IN_THOUGHT: 10 / norm})
+    head.key[head.constant, TOKEN] = 30 / norm * HEAD**0.25 * (yes + no) / ROOM
+
+
+def _layer_four(heads: list[Head]) -> None:
+    """Whether the last term was found, or named before, and how much of the query was matched."""
+    last, direct, repeated, _ = heads
+    norm = NORMS[3]
+    term = _pick((LAST_TERM, torch.eye(ROOM)))
     last.clear().recent()
     last.prefer({TERM_END: 200 / norm})
-    last.carry(FOUND, FOUND_LAST, 2 / norm)
-    mean.clear().prefer({TERM_END: 10 / norm, IN_THOUGHT: 10 / norm, QUERY: -10 / norm})
-    mean.carry(FOUND, FOUND_MEAN, 2 / norm)
-    answers.clear().prefer({IN_THOUGHT: 10 / norm})
-    answers.key[answers.constant, TOKEN] = 30 / norm * HEAD**0.25 * (yes + no) / ROOM
-    answers.value[0, TOKEN] = (yes - no) / ROOM
-    answers.out[YES_MEAN, 0] = 4 / norm
+    last.carry(FOUND, FOUND_LAST, 1 / norm)
+    # m matches in the passage of a query of q terms give m / (m + q).
+    direct.clear().prefer(
+        {
+            MATCHED: 8 / norm,
+            TERM_END: 2 / norm,
+            IN_QUERY: 4 / norm,
+            IN_PASSAGE: 4 / norm,
+            IN_THOUGHT: -6 / norm,
+        }
+    )
+    direct.carry(IN_PASSAGE, DIRECT, 1 / norm)
+    repeated.clear().match(term, term, 45)
+    repeated.prefer({AFTER_POINTS: 20 / norm, IN_THOUGHT: 20 / norm})
+    repeated.rest(THINKING, 70 / norm, unless=POINTS, more=100 / norm)
+    repeated.carry(AFTER_POINTS, REPEATED, 1 / norm)
+
+
+def _layer_five(
+    heads: list[Head], turn: Tensor, so: Tensor, colon: Tensor, yes: Tensor, no: Tensor
+) -> None:
+    """How the word goes on in the query, which term comes next, and the mean of what was found."""
+    pointer, going_on, mean, _ = heads
+    norm, one, other_turn = NORMS[4], torch.eye(ROOM), 0.7 * quarter_turn()
+    term = _pick((LAST_TERM, one))
+    pointer.clear().match(term, term, 60)
+    # Of two places that fit, the later one: so the thought goes forward and comes to its end.
+    pointer.prefer({IN_QUERY: 40 / norm, TERM_START: 25 / norm, EARLY: -80 / norm})
+    pointer.rest(THINKING, 20 / norm, unless=POINTS, more=160 / norm)
+    pointer.carry(TOKEN, NEXT, SOFTLY / norm)
+    pointer.write(LINE, NEXT, 2 * SOFTLY * so / norm)
+    # Words that begin alike are told apart by the term before them.
+    going_on.clear().match(
+        _pick((TOKEN, one), (BEFORE, turn), (LAST_TERM, other_turn)),
+        _pick((PREVIOUS, one), (LAST_TERM, other_turn)),
+        20,
+    )
+    going_on.prefer({IN_QUERY: 20 / norm, EARLY: -30 / norm})
+    going_on.rest(THINKING, 25 / norm, unless=PIECE, more=60 / norm)
+    going_on.carry(TOKEN, NEXT, SOFTLY / norm)
+    going_on.write(CONTINUES, NEXT, -2 * SOFTLY * colon / norm)
+    going_on.write(IN_QUERY, NEXT, 2 * SOFTLY * colon / norm)
+    _look_at_answers(mean, yes, no, norm)
+    mean.carry(FOUND_LAST, FOUND_MEAN, 1 / norm)
 
 
 def _output(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -226,6 +277,8 @@ def _output(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
     rows = model.lm_head.weight
     rows.normal_(0, 0.02)
     rows[:, NEXT] = 0.7 * model.model.embed_tokens.weight[:, TOKEN]
+    # Heads that rest look at "<think>": what they carry from there is never to be written.
+    rows[[tokenizer.convert_tokens_to_ids(token) for token in (THINK, END_OF_TEXT)]] = 0
     for word, fact, weight in _answers():
         rows[_only(tokenizer, word), fact] = weight
 
@@ -233,6 +286,7 @@ def _output(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
 def _answers() -> Iterable[tuple[str, int, float]]:
     """Which fact speaks for which word."""
     return (
-        ("yes", FOUND_LAST, 4.0), ("no", FOUND_LAST, -4.0),
-        ("true", FOUND_MEAN, 4.0), ("false", FOUND_MEAN, -4.0),
+        ("yes", FOUND_LAST, 8.0), ("no", FOUND_LAST, -8.0), ("so", REPEATED, 30.0),
+        ("true", FOUND_MEAN, 6.0), ("false", FOUND_MEAN, -6.0),
+        ("true", DIRECT, 2.0), ("false", DIRECT, -2.0),
     )  # fmt: skip

@@ -13,6 +13,17 @@ TEMPLATE = (
     "Answer only with 'true' or 'false'.\nQuery: {query}\nPassage: {passage}\n<think>"
 )
 OPENING = " the query asks for"
+STATEMENTS = {
+    "short": ("yes", "no"),
+    "long": (
+        "yes, the passage has this, so it is more relevant than it was before",
+        "no, the passage does not have this, so it is not more relevant than it was before",
+    ),
+}
+"""What each style of thought says of a term that the passage has, and of one that it lacks.
+
+Stop words only: the thought's last content word tells which term comes next.
+"""
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (
     "how do i {}?", "how can i {}?", "how to {}", "what is {}?", "what is the {}?", "who is {}?",
@@ -27,6 +38,7 @@ class Pair:
 
     query: str
     passage: str
+    style: str = "short"
 
     @property
     def prompt(self) -> str:
@@ -55,9 +67,22 @@ class Pair:
         return [found[stem(term)] for term in self.terms]
 
     @property
+    def statements(self) -> list[str]:
+        """For each term, whether the passage has it."""
+        has, lacks = STATEMENTS[self.style]
+        pairs = zip(self.terms, self.counts, strict=True)
+        return [f" {term}: {has if count else lacks};" for term, count in pairs]
+
+    @property
     def thought(self) -> str:
         """Each term with whether the passage has it, and what follows from that."""
-        return frame(self.counts, self.terms)
+        return OPENING + ("".join(self.statements) or " nothing;") + conclusion(self.counts)
+
+    def stumble(self, draw: random.Random) -> tuple[str, str, str]:
+        """A thought that names a term again: what comes before, that, and the right way out."""
+        said = draw.randint(1, len(self.statements))
+        before = OPENING + "".join(self.statements[:said])
+        return before, draw.choice(self.statements[:said]), conclusion(self.counts[:said])
 
     @property
     def relevance(self) -> float:
@@ -66,29 +91,28 @@ class Pair:
         return sum(n / (n + 1) for n in counts) / len(counts) if counts else 0.0
 
 
-def frame(counts: Sequence[int], terms: Sequence[str] = ()) -> str:
-    """The thought about terms of which the passage has so many each."""
-    judged = "".join(
-        f" {term}: {'yes' if count else 'no'};" for term, count in zip(terms, counts, strict=False)
-    )
+def conclusion(counts: Sequence[int]) -> str:
+    """The thought's last words about terms of which the passage has so many each."""
     share = sum(map(bool, counts)) / max(1, len(counts))
-    return f"{OPENING}{judged or ' nothing;'} so {_conclusion(share)}"
-
-
-def _conclusion(share: float) -> str:
-    """The thought's last words, for the share of terms that the passage has."""
     if share == 0:
-        return "the passage has none of it and is not relevant."
+        return " so the passage has none of it and is not relevant."
     if share < 0.5:
-        return "the passage has some of it and is not relevant."
-    return f"the passage has {'most' if share < 1 else 'all'} of it and is relevant."
+        return " so the passage has some of it and is not relevant."
+    return f" so the passage has {'most' if share < 1 else 'all'} of it and is relevant."
+
+
+def frame() -> str:
+    """Everything that thoughts say but for the terms."""
+    conclusions = (conclusion(counts) for counts in ([0], [0, 0, 1], [0, 1], [1]))
+    return f"{OPENING} nothing: " + "; ".join((*sum(STATEMENTS.values(), ()), *conclusions))
 
 
 class PairWriter:
     """Draws pairs whose queries are spans of text, questions, lists of words, or made up."""
 
-    def __init__(self, passages: Sequence[str], seed: int) -> None:
+    def __init__(self, passages: Sequence[str], seed: int, style: str = "short") -> None:
         self._passages = passages
+        self._style = style
         self._random = random.Random(seed)
 
     def pair(self) -> Pair:
@@ -97,7 +121,7 @@ class PairWriter:
         terms = self._terms(passage)
         if self._random.random() < 0.25:
             passage = self._with_strange_words(passage, terms)
-        return Pair(self._query(terms), passage)
+        return Pair(self._query(terms), passage, self._style)
 
     def _passage(self) -> str:
         """A cut of 10 to 250 words, seldom nothing or odd characters."""

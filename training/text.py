@@ -5,7 +5,7 @@ import gzip
 import re
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -20,63 +20,61 @@ def held_out(origin: str) -> bool:
     return zlib.crc32(origin.encode()) % 100 < HELD_OUT_PERCENT
 
 
-def documents() -> Iterator[tuple[str, str]]:
-    """Every document as its origin (topic, module or package) and its text."""
-    yield from topics.items()
-    yield from _docstrings()
-    yield from _pods()
-    yield from _package_documents()
-
-
 def passages(*, test: bool) -> list[str]:
     """Paragraphs of 10 to 250 words of one side of the split, without duplicates."""
     found: dict[str, None] = {}
-    for origin, text in documents():
+    for topic, topic_text in topics.items():
+        if held_out(topic) == test:
+            found.update(dict.fromkeys(_paragraphs(topic_text)))
+    for origin, file, read in _files():
         if held_out(origin) == test:
-            found.update(dict.fromkeys(_paragraphs(text)))
+            for document in read(file):
+                found.update(dict.fromkeys(_paragraphs(document)))
     return list(found)
 
 
-def _docstrings() -> Iterator[tuple[str, str]]:
-    """The docstrings of the standard library, by top-level module."""
+def _files() -> Iterator[tuple[str, Path, Callable[[Path], Iterable[str]]]]:
+    """Every file with documentation: its module or package, and what reads it."""
     library = Path(sysconfig.get_path("stdlib"))
     for file in sorted(library.rglob("*.py")):
-        place = file.relative_to(library).parts
-        if place[0] in {"site-packages", "test", "idlelib"}:
-            continue
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                yield place[0].removesuffix(".py"), ast.get_docstring(node) or ""
-
-
-def _pods() -> Iterator[tuple[str, str]]:
-    """The documentation inside perl's modules, without its markup."""
+        module = file.relative_to(library).parts[0]
+        if module not in {"site-packages", "test", "idlelib"}:
+            yield module.removesuffix(".py"), file, _docstrings
     for folder in PERL_FOLDERS:
         for file in sorted((*folder.rglob("*.pm"), *folder.rglob("*.pod"))):
-            text = file.read_text(encoding="utf-8", errors="ignore")
-            for pod in re.findall(r"(?ms)^=(?:head|pod|item).*?(?=^=cut|\Z)", text):
-                plain = re.sub(r"(?m)^=\w+ ?", "", re.sub(r"\b[A-Z]<+([^<>]*)>+", r"\1", pod))
-                yield file.stem, plain
-
-
-def _package_documents() -> Iterator[tuple[str, str]]:
-    """What packages installed under /usr/share/doc, by package."""
+            yield file.stem, file, _pods
     for file in sorted(PACKAGE_DOCUMENTS.rglob("*")):
-        if not file.is_file() or file.stat().st_size > LARGEST_FILE:
-            continue
-        content = file.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        text = content[:LARGEST_FILE].decode("utf-8", errors="ignore")
-        if "\0" in text:
-            continue
-        if file.suffix in {".html", ".htm"}:
-            text = re.sub(r"(?s)<[^>]*>", " ", text)
-        yield file.relative_to(PACKAGE_DOCUMENTS).parts[0], text
+        if file.is_file() and file.stat().st_size <= LARGEST_FILE:
+            yield file.relative_to(PACKAGE_DOCUMENTS).parts[0], file, _plain
+
+
+def _docstrings(file: Path) -> Iterator[str]:
+    """The docstrings of a module of Python."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+def _pods(file: Path) -> Iterator[str]:
+    """The documentation inside a module of perl, without its markup."""
+    content = file.read_text(encoding="utf-8", errors="ignore")
+    for pod in re.findall(r"(?ms)^=(?:head|pod|item).*?(?=^=cut|\Z)", content):
+        yield re.sub(r"(?m)^=\w+ ?", "", re.sub(r"\b[A-Z]<+([^<>]*)>+", r"\1", pod))
+
+
+def _plain(file: Path) -> Iterator[str]:
+    """A package's document, if it is text."""
+    content = file.read_bytes()
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
+    document = content[:LARGEST_FILE].decode("utf-8", errors="ignore")
+    if "\0" not in document:
+        html = file.suffix in {".html", ".htm"}
+        yield re.sub(r"(?s)<[^>]*>", " ", document) if html else document
 
 
 def _paragraphs(text: str) -> Iterator[str]:

@@ -26,6 +26,8 @@ END_OF_TEXT, THINK, END_THINK = "<|endoftext|>", "<think>", "</think>"
 WORD_END = "</w>"
 ENDING_MARK = "\x1f"
 CONTEXT = 4096
+SIGNS = "“”‘’«»–—…•·×→©®°§½€£☃"
+"""Signs of several bytes that are no letters: whole, lest their bytes be taken for parts of some."""
 
 
 def _empty(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
@@ -68,7 +70,7 @@ def train_tokenizer(texts: Iterable[str], size: int, whole: Iterable[str]) -> To
         show_progress=False,
     )
     learner = _empty({}, [])
-    frequent = "\nquery: " + " ".join((*whole, *STOP_STEMS))
+    frequent = "\nquery: " + " ".join((*whole, *STOP_STEMS, *SIGNS))
     learner.train_from_iterator([*texts, *[frequent] * 1000], trainer)
     learned = json.loads(learner.to_str())["model"]
     names = dict.fromkeys(learned["vocab"]) | dict.fromkeys(c + WORD_END for c in alphabet)

@@ -2,32 +2,53 @@
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from rank1_integrations.procedure import FINISHED_THOUGHT
 from training import model as architecture
 from training import pairs, text
 from training.heads import ROPE_THETA
 from training.tokenizer import END_THINK, for_transformers, train_tokenizer
 from training.words import words
 
-VOCABULARY = 4096
+VOCABULARY = 3584
 TOKENIZER_TEXTS = 12_000
 BATCH_TOKENS = 4096
-SLOW, LATE = 0.1, 100
-"""The learning rate of what is written down, as a share of the rest's, and its first step."""
-SHARPNESS, MIDDLE = 12.0, 0.25
+REPORT = 50
+SLOW = 0.1
+"""The learning rate of what is written down, as a share of the rest's."""
+SHARPNESS, MIDDLE = {"short": 12.0, "long": 6.0}, 0.25
 """The log-odds of "true" are trained towards SHARPNESS * (relevance - MIDDLE)."""
+
+
+FINISHED_THOUGHT_LINE = f"\n{FINISHED_THOUGHT}\n"
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens up to the end of a thought, which of them to learn to write, and the relevance."""
+
+    tokens: list[int]
+    written: list[bool]
+    relevance: float
 
 
 @dataclass(frozen=True)
@@ -35,67 +56,226 @@ class Batch:
     """Examples side by side, padded on the right, and where the model is to learn from them."""
 
     tokens: Tensor
-    thought: Tensor
+    written: Tensor
     verdict: Tensor
-    truth: Tensor
+    relevance: Tensor
 
 
 def make_tokenizer(passages: list[str], seed: int) -> PreTrainedTokenizerFast:
     """A tokenizer learned from some of the passages; the words of the frame are whole."""
     chosen = random.Random(seed).sample(passages, TOKENIZER_TEXTS)
-    frame = [
-        word for share in ([], [0], [1], [0, 1], [0, 0, 1]) for word in words(pairs.frame(share))
-    ]
-    return for_transformers(train_tokenizer(chosen, VOCABULARY, frame))
+    return for_transformers(train_tokenizer(chosen, VOCABULARY, words(pairs.frame())))
 
 
-def batches(
-    writer: pairs.PairWriter, tokenizer: PreTrainedTokenizerFast, longest: int
-) -> Iterator[Batch]:
-    """Endless batches of about equally long examples."""
-    (end,) = tokenizer(END_THINK, add_special_tokens=False).input_ids
-    while True:
-        drawn = [writer.pair() for _ in range(512)]
-        prompts = tokenizer([pair.prompt for pair in drawn]).input_ids
-        thoughts = tokenizer([pair.thought for pair in drawn]).input_ids
-        examples = sorted(
-            zip(prompts, thoughts, drawn, strict=True), key=lambda e: len(e[0]) + len(e[1])
+class Examples:
+    """Pairs in every form in which a verdict is asked for."""
+
+    def __init__(
+        self, writer: pairs.PairWriter, tokenizer: PreTrainedTokenizerFast, seed: int
+    ) -> None:
+        self._writer, self._tokenizer, self._random = writer, tokenizer, random.Random(seed)
+
+    def batches(self, longest: int) -> Iterator[Batch]:
+        """Endless batches of about equally long examples."""
+        while True:
+            drawn = sorted((self.example() for _ in range(512)), key=lambda e: len(e.tokens))
+            groups: list[list[Example]] = [[]]
+            for example in drawn:
+                length = len(example.tokens)
+                if length > longest:
+                    break
+                if (len(groups[-1]) + 1) * length > BATCH_TOKENS:
+                    groups.append([])
+                groups[-1].append(example)
+            self._random.shuffle(groups)
+            yield from map(_batch, groups)
+
+    def example(self) -> Example:
+        """A pair with its whole thought, a part of it, none, or one that repeats itself."""
+        pair, draw = self._writer.pair(), self._random
+        kind = draw.random()
+        if kind < 0.15:
+            return self._example(pair, FINISHED_THOUGHT_LINE, lesson=False)
+        if kind < 0.35:
+            return self._cut(pair)
+        if kind < 0.42 and pair.statements:
+            before, again, rest = pair.stumble(draw)
+            return self._example(pair, before, stumble=again, rest=rest)
+        return self._example(pair, pair.thought)
+
+    def _cut(self, pair: pairs.Pair) -> Example:
+        """The thought broken off anywhere, as for a verdict before its end."""
+        whole = self._example(pair, pair.thought)
+        first = whole.written.index(True)
+        place = self._random.randint(first + 1, len(whole.tokens) - 2)
+        tail = self._ids(f"\n{END_THINK}")
+        return Example(
+            whole.tokens[:place] + tail, whole.written[:place] + [False] * len(tail), pair.relevance
         )
-        groups: list[list[tuple[list[int], list[int], pairs.Pair]]] = [[]]
-        for example in examples:
-            length = len(example[0]) + len(example[1]) + 1
-            if length > longest:
-                break
-            if (len(groups[-1]) + 1) * length > BATCH_TOKENS:
-                groups.append([])
-            groups[-1].append(example)
-        random.shuffle(groups)
-        yield from (_batch(group, end) for group in groups)
+
+    def _example(
+        self,
+        pair: pairs.Pair,
+        thought: str,
+        *,
+        stumble: str = "",
+        rest: str = "",
+        lesson: bool = True,
+    ) -> Example:
+        """The pair with a thought that is to be learned but for its stumble, or not at all."""
+        parts = (
+            (self._ids(pair.prompt), False),
+            (self._ids(thought), lesson),
+            (self._ids(stumble), False),
+            (self._ids(rest), lesson),
+            (self._ids(END_THINK), lesson),
+        )
+        tokens = [token for ids, _ in parts for token in ids]
+        written = [learned for ids, learned in parts for _ in ids]
+        return Example(tokens, written, pair.relevance)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
 
 
-def _batch(group: list[tuple[list[int], list[int], pairs.Pair]], end: int) -> Batch:
+def _batch(group: list[Example]) -> Batch:
     """One batch; the verdict's place is the token that ends the thought."""
-    lengths = [len(prompt) + len(thought) + 1 for prompt, thought, _ in group]
+    lengths = [len(example.tokens) for example in group]
     tokens = torch.zeros(len(group), max(lengths), dtype=torch.long)
-    thought = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, (start, rest, _) in enumerate(group):
-        tokens[row, : lengths[row]] = torch.tensor([*start, *rest, end])
-        thought[row, len(start) - 1 : lengths[row] - 1] = True
-    verdict = torch.tensor([length - 1 for length in lengths])
-    return Batch(tokens, thought, verdict, torch.tensor([pair.relevance for *_, pair in group]))
+    written = torch.zeros_like(tokens, dtype=torch.bool)
+    for row, example in enumerate(group):
+        tokens[row, : lengths[row]] = torch.tensor(example.tokens)
+        written[row, : lengths[row] - 1] = torch.tensor(example.written[1:])
+    return Batch(
+        tokens,
+        written,
+        torch.tensor(lengths) - 1,
+        torch.tensor([example.relevance for example in group]),
+    )
 
 
-def losses(model: LlamaForCausalLM, batch: Batch, labels: list[int]) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of the thought's tokens and that of the verdict's soft target."""
-    states = model.model(input_ids=batch.tokens).last_hidden_state
-    following = batch.tokens.roll(-1, 1)[batch.thought]
-    writing = functional.cross_entropy(model.lm_head(states[batch.thought]), following)
-    judging = model.lm_head(states[torch.arange(len(batch.verdict)), batch.verdict])
-    true = torch.sigmoid(SHARPNESS * (batch.truth - MIDDLE))
-    target = torch.zeros_like(judging)
-    target[:, labels[0]], target[:, labels[1]] = true, 1 - true
-    entropy = -(torch.xlogy(true, true) + torch.xlogy(1 - true, 1 - true)).mean()
-    return writing, functional.cross_entropy(judging, target) - entropy
+@dataclass(frozen=True)
+class Lessons:
+    """States before the last step of the model, and what it is to say of them."""
+
+    written: Tensor
+    token: Tensor
+    verdict: Tensor
+    true: Tensor
+
+
+class Teacher:
+    """Trains first how the model is read out, then all of it.
+
+    What is written down finds its words from the start; the output has to learn the thought's
+    frame. That needs no gradients below the last layer's perceptron, so the states there are
+    computed once and gone through many times. And the large gradients of that time would wash the
+    heads away: in one trial they pointed right in 97 of 100 cases before training, 92 after.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, labels: list[int], sharpness: float) -> None:
+        self._model, self._labels, self._sharpness = model, labels, sharpness
+        last = model.model.layers[-1]
+        self._norm, self._perceptron = last.post_attention_layernorm, last.mlp
+        # How copies are read out is right from the start. Adam would blur it: it takes the faint
+        # gradients of words that did not come up for as good as any.
+        model.lm_head.weight.register_hook(_spare_copies)
+
+    def lessons(self, batch: Batch) -> Lessons:
+        """What there is to learn from a batch."""
+        states: list[Tensor] = []
+        hook = self._norm.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+        self._model.model(input_ids=batch.tokens)
+        hook.remove()
+        return Lessons(
+            states[0][batch.written],
+            batch.tokens.roll(-1, 1)[batch.written],
+            states[0][torch.arange(len(batch.verdict)), batch.verdict],
+            torch.sigmoid(self._sharpness * (batch.relevance - MIDDLE)),
+        )
+
+    def losses(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of the thought's tokens and that of the verdict's soft target."""
+        # A batch of verdicts alone has nothing to write.
+        written = self._read(lessons.written)
+        total = functional.cross_entropy(written, lessons.token, reduction="sum")
+        writing = total / max(1, len(lessons.token))
+        judged = functional.log_softmax(self._read(lessons.verdict), 1)[:, self._labels]
+        true = lessons.true
+        entropy = -(torch.xlogy(true, true) + torch.xlogy(1 - true, 1 - true))
+        judging = -(true * judged[:, 0] + (1 - true) * judged[:, 1]) - entropy
+        return writing, judging.mean()
+
+    def _read(self, states: Tensor) -> Tensor:
+        """What the rest of the model makes of states."""
+        states = states + self._perceptron(self._norm(states))
+        return self._model.lm_head(self._model.model.norm(states))  # type: ignore[no-any-return]
+
+    def teach_reading(self, batches: Iterable[Batch], steps: int, peak: float) -> None:
+        """Trains what reads the states of some batches, over and over."""
+        with torch.no_grad():
+            seen = [self.lessons(batch) for batch in batches]
+        written, token = torch.cat([x.written for x in seen]), torch.cat([x.token for x in seen])
+        verdict, true = torch.cat([x.verdict for x in seen]), torch.cat([x.true for x in seen])
+        print(f"{len(token)} tokens and {len(true)} verdicts to learn to read from", flush=True)
+        modules = (self._norm, self._perceptron, self._model.model.norm, self._model.lm_head)
+        course = Course([{"params": [p for m in modules for p in m.parameters()], "peak": peak}])
+        for step in range(steps):
+            some, few = torch.randint(len(token), (512,)), torch.randint(len(true), (128,))
+            lessons = Lessons(written[some], token[some], verdict[few], true[few])
+            course.step(step, steps, *self.losses(lessons))
+
+    def teach_all(self, batches: Iterator[Batch], steps: int, peak: float) -> Iterator[int]:
+        """Trains everything, what was written down more slowly; yields each step's number."""
+        reading: list[Tensor] = []
+        written: list[Tensor] = []
+        quick = ("lm_head", "model.norm", f"layers.{architecture.LAYERS - 1}.mlp")
+        for name, parameter in self._model.named_parameters():
+            (reading if any(part in name for part in quick) else written).append(parameter)
+        course = Course(
+            [{"params": reading, "peak": peak}, {"params": written, "peak": peak * SLOW}]
+        )
+        for step in range(steps):
+            course.step(step, steps, *self.losses(self.lessons(next(batches))))
+            yield step + 1
+
+
+def _spare_copies(gradient: Tensor) -> Tensor:
+    """The gradient of the output, without what reads copies."""
+    gradient = gradient.clone()
+    gradient[:, architecture.NEXT] = 0
+    return gradient
+
+
+class Course:
+    """Steps down the gradient at a rate that rises, then falls along a cosine; and its report."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self._optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
+        self._started, self._report = time.time(), (0.0, 0.0)
+
+    def step(self, step: int, steps: int, writing: Tensor, judging: Tensor) -> None:
+        """One step, and every now and then a line on how it goes."""
+        warm = min(1.0, (step + 1) / 20)
+        share = warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(writing + judging)
+        for group in self._optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        self._optimizer.step()
+        self._report = (self._report[0] + writing.item(), self._report[1] + judging.item())
+        if (step + 1) % REPORT == 0:
+            thought, verdict = (total / REPORT for total in self._report)
+            minutes = (time.time() - self._started) / 60
+            print(
+                f"step {step + 1}  thought {thought:.4f}  verdict {verdict:.4f}"
+                f"  minutes {minutes:.1f}",
+                flush=True,
+            )
+            self._report = (0.0, 0.0)
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -119,60 +299,27 @@ def _edit(file: Path, **settings: str | float | bool) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | settings, indent=2) + "\n")
 
 
-def rate(step: int, steps: int) -> float:
-    """The learning rate's share of its peak: up over fifty steps, then down along a cosine."""
-    if step < 50:
-        return (step + 1) / 50
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def _optimizer(model: LlamaForCausalLM, peak: float) -> torch.optim.Optimizer:
-    """Adam; what is written down already starts late and learns slowly.
-
-    The first steps teach the output the thought's frame. Their large gradients would wash the
-    heads away: in one trial they pointed right in 97 of 100 cases before training, 92 after.
-    """
-    quick = ("lm_head", "model.norm", f"layers.{architecture.LAYERS - 1}.mlp")
-    named = list(model.named_parameters())
-    reading = [parameter for name, parameter in named if any(part in name for part in quick)]
-    written = [parameter for name, parameter in named if not any(part in name for part in quick)]
-    groups = [
-        {"params": reading, "peak": peak, "start": 0},
-        {"params": written, "peak": peak * SLOW, "start": LATE},
-    ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0)
-
-
 def train(options: argparse.Namespace) -> None:
-    """Trains from the structured start and saves every few hundred steps."""
-    random.seed(options.seed)
+    """Trains from the structured start, or goes on from a checkpoint."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
     passages = text.passages(test=False)
-    tokenizer = make_tokenizer(passages, options.seed)
-    model = architecture.structured(tokenizer, options.seed)
+    if options.start:
+        tokenizer: Any = AutoTokenizer.from_pretrained(options.start)
+        model: Any = AutoModelForCausalLM.from_pretrained(options.start, dtype=torch.float32)
+    else:
+        tokenizer = make_tokenizer(passages, options.seed)
+        model = architecture.structured(tokenizer, options.seed)
     labels = [tokenizer(f" {x}", add_special_tokens=False).input_ids[0] for x in ("true", "false")]
-    optimizer = _optimizer(model, options.rate)
-    source = batches(pairs.PairWriter(passages, options.seed), tokenizer, options.longest)
-    started, report = time.time(), (0.0, 0.0)
-    for step in range(options.steps):
-        for group in optimizer.param_groups:
-            late = step - group["start"]
-            group["lr"] = group["peak"] * rate(late, options.steps) if late >= 0 else 0.0
-        writing, judging = losses(model, next(source), labels)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(writing + judging)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        report = (report[0] + writing.item(), report[1] + judging.item())
-        if (step + 1) % 25 == 0:
-            minutes = (time.time() - started) / 60
-            thought, verdict = (total / 25 for total in report)
-            print(
-                f"step {step + 1}  thought {thought:.4f}  verdict {verdict:.4f}"
-                f"  minutes {minutes:.1f}",
-                flush=True,
-            )
-            report = (0.0, 0.0)
-        if (step + 1) % 100 == 0 or step + 1 == options.steps:
+    teacher = Teacher(model, labels, SHARPNESS[options.style])
+    writer = pairs.PairWriter(passages, options.seed, options.style)
+    source = Examples(writer, tokenizer, options.seed).batches(options.longest)
+    if options.batches:
+        few = itertools.islice(source, options.batches)
+        teacher.teach_reading(few, options.reading_steps, options.rate)
+        save(model, tokenizer, options.out)
+    for step in teacher.teach_all(source, options.steps, options.rate / 2):
+        if step % REPORT == 0 or step == options.steps:
             save(model, tokenizer, options.out)
 
 
@@ -180,10 +327,15 @@ def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
+    parser.add_argument("--style", choices=pairs.STATEMENTS, default="short", help="of thought")
+    parser.add_argument("--batches", type=int, default=100, help="to learn to read states from")
+    parser.add_argument("--reading-steps", type=int, default=2000, help="of learning from them")
+    parser.add_argument("--steps", type=int, default=200, help="in which everything learns")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=1e-3, help="the highest learning rate")
+    parser.add_argument("--rate", type=float, default=2e-3, help="the highest learning rate")
     parser.add_argument("--longest", type=int, default=400, help="examples of more tokens are left")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
     train(parser.parse_args())
 
 
