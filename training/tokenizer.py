@@ -26,8 +26,8 @@ END_OF_TEXT, THINK, END_THINK = "<|endoftext|>", "<think>", "</think>"
 WORD_END = "</w>"
 ENDING_MARK = "\x1f"
 CONTEXT = 4096
-SIGNS = "“”‘’«»–—…•·×→©®°§½€£☃"
-"""Signs of several bytes that are no letters: whole, lest their bytes be taken for parts of some."""
+SIGNS = "“”‘’«»–—…•·×→©®°§½€£☃"  # noqa: RUF001
+"""Signs of several bytes that are no letters: whole, so that no byte passes for part of one."""
 
 
 def _empty(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
