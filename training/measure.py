@@ -55,7 +55,8 @@ class Judge:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self._longest = longest
-        self._end = int(self._tokenizer.convert_tokens_to_ids(END_THINK))
+        end: Any = self._tokenizer.convert_tokens_to_ids(END_THINK)
+        self._end = int(end)
         self._labels = [
             self._tokenizer(label, add_special_tokens=False).input_ids[0]
             for label in (" true", " false")
