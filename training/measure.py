@@ -30,7 +30,7 @@ from training.words import STOP_WORDS, stem, words
 
 HERE = Path(__file__).parent.parent / "rank1_integrations" / "demo_model"
 QUESTIONS = Path(__file__).parent / "questions.txt"
-PROBES = (16, 32, 64)
+PROBES = (16, 32, 64, 128)
 """After how many tokens of the thought a verdict is asked for, too."""
 STATEMENT = re.compile(r"(\w+): (yes|no)\b")
 

@@ -16,13 +16,13 @@ OPENING = " the query asks for"
 STATEMENTS = {
     "short": ("yes", "no"),
     "long": (
-        "yes, the passage has this, so it is more relevant than it was before",
-        "no, the passage does not have this, so it is not more relevant than it was before",
+        "yes, the passage has this, so it is more relevant",
+        "no, the passage does not have this, so it is not relevant",
     ),
 }
 """What each style of thought says of a term that the passage has, and of one that it lacks.
 
-Stop words only: the thought's last content word tells which term comes next.
+Stop words only, and few: the last content word tells which term comes next, if it is not far.
 """
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (

@@ -21,16 +21,22 @@ def held_out(origin: str) -> bool:
 
 
 def passages(*, test: bool) -> list[str]:
-    """Paragraphs of 10 to 250 words of one side of the split, without duplicates."""
-    found: dict[str, None] = {}
-    for topic, topic_text in topics.items():
-        if held_out(topic) == test:
-            found.update(dict.fromkeys(_paragraphs(topic_text)))
+    """Paragraphs of 10 to 250 words of one side of the split, without duplicates.
+
+    Packages share paragraphs (licences, changes): what is on both sides is training's alone.
+    """
+    sides: dict[bool, dict[str, None]] = {False: {}, True: {}}
+    for origin, document in documents():
+        sides[held_out(origin)].update(dict.fromkeys(_paragraphs(document)))
+    return [text for text in sides[test] if not test or text not in sides[False]]
+
+
+def documents() -> Iterator[tuple[str, str]]:
+    """Every document as its origin (topic, module or package) and its text."""
+    yield from topics.items()
     for origin, file, read in _files():
-        if held_out(origin) == test:
-            for document in read(file):
-                found.update(dict.fromkeys(_paragraphs(document)))
-    return list(found)
+        for document in read(file):
+            yield origin, document
 
 
 def _files() -> Iterator[tuple[str, Path, Callable[[Path], Iterable[str]]]]:
