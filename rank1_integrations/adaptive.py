@@ -1,10 +1,14 @@
-"""Where a thought can change the outcome: near the threshold, or near the last place kept."""
+"""Where a thought can change the outcome, and how verdicts with and without one go together."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from rank1_integrations.judgment import Judgment
+
+# As if so many thoughts had confirmed their direct verdicts: a few say little about all.
+_CONFIRMED = 2
 
 
 def log_odds_of(score: float) -> float:
@@ -14,50 +18,72 @@ def log_odds_of(score: float) -> float:
     return math.log(score / (1 - score))
 
 
-def boundaries(
-    judgments: list[Judgment], *, top_n: int | None, score_threshold: float | None
-) -> list[float]:
-    """The log-odds at which it is decided whether a passage is kept.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """The log-odds at which the outcome is open: outside, a passage's fate is plain."""
+
+    low: float
+    high: float
+
+    def __contains__(self, log_odds: float) -> bool:
+        return self.low < log_odds < self.high
+
+
+def where_open(
+    direct: list[Judgment], *, top_n: int | None, score_threshold: float | None, sure: float
+) -> Region:
+    """Between which log-odds a thought can still change what the caller gets.
+
+    A list is in order: whatever may be in it is open, down to what lies surely below the
+    threshold, or below the middle between the last place kept and the first one lost. Where
+    there is only a threshold to be on one side of, it is open near the threshold; for a single
+    passage without one, near the even odds that decide `relevant`.
 
     Args:
-        judgments: The direct verdicts of the query's passages.
+        direct: The direct verdicts of the query's passages.
         top_n: How many are kept at most; None for all.
         score_threshold: What is kept has at least this score; None for all.
-
-    Returns:
-        The threshold, and the middle between the last place kept and the first one lost, if
-        the threshold leaves so many. Without either the even odds, which decide `relevant`.
+        sure: How far from what decides a passage is plain, in log-odds.
     """
-    threshold = -math.inf if score_threshold is None else log_odds_of(score_threshold)
-    found = [] if score_threshold is None else [threshold]
-    odds = sorted((one.log_odds for one in judgments if one.log_odds is not None), reverse=True)
+    odds = sorted((one.log_odds for one in direct if one.log_odds is not None), reverse=True)
+    if top_n is None and (score_threshold is not None or len(direct) == 1):
+        boundary = 0.0 if score_threshold is None else log_odds_of(score_threshold)
+        return Region(low=boundary - sure, high=boundary + sure)
+    lowest = -math.inf if score_threshold is None else log_odds_of(score_threshold)
     if top_n is not None and top_n < len(odds):
-        middle = (odds[top_n - 1] + odds[top_n]) / 2
-        if middle > threshold:
-            found.append(middle)
-    return found or [0.0]
+        lowest = max(lowest, (odds[top_n - 1] + odds[top_n]) / 2)
+    return Region(low=lowest - sure, high=math.inf)
 
 
-def worth_a_thought(
-    judgments: list[Judgment], boundaries: list[float], *, share: float, sure: float
-) -> dict[int, float]:
-    """The passages whose thoughts can change the outcome, nearest to it first.
+def worth_a_thought(direct: list[Judgment], region: Region, *, share: float) -> list[int]:
+    """The passages to think about: the best where a list is ordered, else those nearest to open.
 
     Args:
-        judgments: The direct verdicts of the query's passages.
-        boundaries: The log-odds at which it is decided whether a passage is kept.
-        share: At most this share of the passages, rounded up.
-        sure: Passages further than this from every boundary, in log-odds, are left out.
+        direct: The direct verdicts of the query's passages.
+        region: Where the outcome is open.
+        share: At most this share of the passages, rounded down, but one at least.
 
     Returns:
-        From a passage's index to the boundary that decides about it.
+        Their indices, those first that matter most.
     """
-    nearest: dict[int, float] = {}
-    distances: dict[int, float] = {}
-    for one in judgments:
-        if one.log_odds is not None:
-            away = {abs(boundary - one.log_odds): boundary for boundary in boundaries}
-            distances[one.index] = min(away)
-            nearest[one.index] = away[min(away)]
-    unsure = sorted((i for i in nearest if distances[i] < sure), key=distances.__getitem__)
-    return {place: nearest[place] for place in unsure[: math.ceil(share * len(judgments))]}
+    odds = {one.index: one.log_odds for one in direct if one.log_odds is not None}
+    middle = math.inf if region.high == math.inf else (region.low + region.high) / 2
+    unsure = [index for index in odds if odds[index] in region]
+    if middle == math.inf:
+        unsure.sort(key=odds.__getitem__, reverse=True)
+    else:
+        unsure.sort(key=lambda index: abs(odds[index] - middle))
+    # 0.3 of 20 are 6, whatever the last bit of the product says.
+    return unsure[: max(1, math.floor(share * len(direct) + 1e-9))]
+
+
+def typical_move(moves: list[float]) -> float:
+    """By how much a thought moves a query's direct verdicts, in log-odds.
+
+    Direct verdicts are kinder or harsher than thoughts, and more so for some queries than others:
+    beside passages that were thought about, those that were not would stand too high or too low.
+
+    Args:
+        moves: Log-odds after a thought less those before, for each passage with a thought.
+    """
+    return math.fsum(moves) / (len(moves) + _CONFIRMED) if moves else 0.0

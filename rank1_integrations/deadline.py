@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ class Deadline:
 
         Args:
             seconds: From now; None for no limit.
-            reserve: Seconds that the verdicts will need at the end; None if not known.
+            reserve: Seconds that a verdict will need at the end; None if not known.
         """
         self.thoughts_end: float | None = None
         self.end: float | None = None
@@ -62,8 +61,7 @@ class VerdictTimes:
         finally:
             self._seconds.append(time.monotonic() - begun)
 
-    def needed(self, passages: int, at_once: int) -> float | None:
-        """Seconds for the verdicts on so many passages, so many at a time; None if not known."""
-        if not self._seconds:
-            return None
-        return max(self._seconds) * math.ceil(passages / at_once)
+    @property
+    def longest(self) -> float | None:
+        """Seconds that the slowest of them took; None if there was none."""
+        return max(self._seconds, default=None)

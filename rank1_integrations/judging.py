@@ -6,10 +6,11 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Coroutine, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from rank1_integrations import background
-from rank1_integrations.adaptive import boundaries, log_odds_of, worth_a_thought
+from rank1_integrations.adaptive import log_odds_of, typical_move, where_open, worth_a_thought
 from rank1_integrations.deadline import Deadline
 from rank1_integrations.errors import EngineError
 from rank1_integrations.judgment import Judgment
@@ -53,6 +54,7 @@ class Judging:
         self._found = 0
         self._pending = list(range(len(texts)))
         self._direct: dict[int, Judgment] = {}
+        self._moves: list[float] = []
 
     async def judgments(self) -> AsyncGenerator[Judgment, None]:
         """Every passage's judgment, as it is made; those that were not needed come last.
@@ -87,7 +89,7 @@ class Judging:
     def _unfinished(self, place: int) -> Judgment:
         """What is known of a passage that was not judged to the end."""
         if place in self._direct:
-            return self._direct[place]
+            return self._moved(self._direct[place])
         if self._is_enough():
             return Judgment(index=place, finish="skipped")
         return self._judge.skip(place)
@@ -122,13 +124,12 @@ class Judging:
 
     async def _wave(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
         """The judgments of some passages, as they are made."""
-        match self._options.thinking:
-            case "adaptive":
-                wave = self._adaptively(places)
-            case "none":
-                wave = self._all(places, _DIRECTLY)
-            case "full":
-                wave = self._all(places, self._plan())
+        if self._options.thinking == "none":
+            wave = self._all(places, _DIRECTLY)
+        elif self._options.thinking == "full" and self._deadline.end is None:
+            wave = self._all(places, self._plan())
+        else:
+            wave = self._directly_first(places)
         async with aclosing(wave) as judged:
             async for judgment in judged:
                 yield judgment
@@ -148,42 +149,74 @@ class Judging:
     ) -> AsyncGenerator[Judgment, None]:
         return background.as_completed(judging, until=self._deadline.end)
 
-    async def _adaptively(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
-        """Direct verdicts for all, then thoughts where these leave the outcome open."""
-        async with aclosing(self._all(places, _DIRECTLY)) as judged:
+    async def _directly_first(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
+        """Direct verdicts for all, so that each has one when time is over; then the thoughts."""
+        rather = self._plan() if self._options.thinking == "full" else None
+        first = self._as_made(self._judge_one(place, _DIRECTLY, rather=rather) for place in places)
+        async with aclosing(first) as judged:
             direct = {judgment.index: judgment async for judgment in judged}
         self._direct |= direct
-        in_order = [direct[place] for place in places if place in direct]
-        unsure = worth_a_thought(
-            in_order,
-            boundaries(in_order, top_n=self._top_n, score_threshold=self._score_threshold),
-            share=self._options.adaptive_share,
-            sure=log_odds_of(self._options.adaptive_sure),
-        )
-        for judgment in in_order:
-            if judgment.index not in unsure:
-                yield judgment
+        plans = self._plans([direct[place] for place in places if place in direct])
+        left = [direct[place] for place in places if place in direct and place not in plans]
         thoughts = self._as_made(
-            self._judge_one(
-                place, self._plan(self._probing(direct[place], boundary)), direct[place]
-            )
-            for place, boundary in unsure.items()
+            self._judge_one(place, plan, known=direct[place]) for place, plan in plans.items()
         )
         async with aclosing(thoughts) as judged:
             async for judgment in judged:
-                yield judgment
+                if judgment.reasoning_tokens:
+                    self._remember_move(judgment)
+                    yield judgment
+                else:
+                    left.append(judgment)
+        for judgment in left:
+            yield self._moved(judgment)
 
-    def _probing(self, direct: Judgment, boundary: float) -> Probing:
-        assert direct.log_odds is not None
-        return Probing(
-            step_tokens=self._options.step_tokens,
-            boundary=boundary,
+    def _plans(self, direct: list[Judgment]) -> dict[int, Plan]:
+        """How passages are thought about; "adaptive" leaves out those that need no thought."""
+        if self._options.thinking == "full":
+            unthought = (one for one in direct if one.finish in ("direct", "failed"))
+            return {judgment.index: self._plan() for judgment in unthought}
+        region = where_open(
+            direct,
+            top_n=self._top_n,
+            score_threshold=self._score_threshold,
             sure=log_odds_of(self._options.adaptive_sure),
-            settled=_SETTLED,
-            first=direct.log_odds,
         )
+        probing = Probing(
+            step_tokens=self._options.step_tokens,
+            low=region.low,
+            high=region.high,
+            settled=_SETTLED,
+        )
+        unsure = worth_a_thought(direct, region, share=self._options.adaptive_share)
+        return {place: self._plan(probing) for place in unsure}
 
-    async def _judge_one(self, place: int, plan: Plan, known: Judgment | None = None) -> Judgment:
+    def _remember_move(self, thought: Judgment) -> None:
+        before = self._direct[thought.index].log_odds
+        if thought.log_odds is not None and before is not None:
+            self._moves.append(thought.log_odds - before)
+
+    def _moved(self, judgment: Judgment) -> Judgment:
+        """A direct verdict, brought to where it can be compared with those after thoughts."""
+        if judgment.log_odds is None or judgment.finish != "direct":
+            return judgment
+        move = typical_move(self._moves)
+        return replace(judgment, log_odds=judgment.log_odds + move, moved=move)
+
+    async def _judge_one(
+        self,
+        place: int,
+        plan: Plan,
+        *,
+        known: Judgment | None = None,
+        rather: Plan | None = None,
+    ) -> Judgment:
         return await self._judge.judge(
-            place, self._query, self._texts[place], plan, self._deadline, known
+            place,
+            self._query,
+            self._texts[place],
+            plan,
+            self._deadline,
+            known=known if known is None or known.score is not None else None,
+            rather=rather,
         )

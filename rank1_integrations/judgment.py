@@ -33,6 +33,8 @@ class Judgment:
         truncated: The passage was shortened to fit the model's context.
         bounded: The less likely label was missing from what the server returned, so `log_odds`
             is the nearest value that this allows: the true one lies further from 0.
+        moved: What was added to the log-odds of a direct verdict, to compare it with verdicts
+            after thoughts about other passages of the query: as much as these moved on average.
         error: What went wrong, for "failed" and "skipped".
     """
 
@@ -47,6 +49,7 @@ class Judgment:
     sanitized: bool = False
     truncated: bool = False
     bounded: bool = False
+    moved: float = 0.0
     error: str | None = None
 
     @property

@@ -37,6 +37,11 @@ class Memory:
         self._cache = cache
         self._being_made: dict[str, asyncio.Future[Judgment | None]] = {}
 
+    def find(self, model: str, prompt: Prompt, plan: Plan, index: int) -> Judgment | None:
+        """The remembered judgment, if there is one; arguments as for `recall`."""
+        found = None if self._cache is None else self._read(_key(model, prompt, plan))
+        return None if found is None else replace(found, index=index, cached=True)
+
     async def recall(
         self,
         model: str,

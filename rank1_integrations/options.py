@@ -63,25 +63,27 @@ class Options(BaseModel):
     """Tokens of thought between two moments at which it may be cut; for "adaptive", between two
     looks at where the answer stands, and for `deadline` also what a cut may lose."""
 
-    adaptive_share: float = Field(default=1 / 3, gt=0, le=1)
-    """For "adaptive": at most this share of a query's passages is thought about, those nearest
-    to the threshold or to the last place kept."""
+    adaptive_share: float = Field(default=0.3, gt=0, le=1)
+    """For "adaptive": at most this share of a query's passages, and one at least, is thought
+    about: the best ones by their direct verdicts; where only a threshold decides, those nearest
+    to it."""
 
     adaptive_sure: float = Field(default=0.95, gt=0.5, lt=1)
-    """For "adaptive": an answer is plain when it lies as far from what decides as this score
-    lies from 0.5, measured in log-odds."""
+    """For "adaptive": a passage is plain when it lies as far from what decides (the threshold, the
+    last place kept) as this score lies from 0.5, measured in log-odds."""
 
     deadline: float | None = Field(default=None, gt=0)
-    """Seconds for a whole query; None for no limit. When they are nearly over, running thoughts
-    are cut and their verdicts asked for, and passages not begun get a direct verdict; what then
-    still has none is "skipped", and treated as `on_error` says."""
+    """Seconds for a whole query; None for no limit. Every passage gets a direct verdict first, then
+    thoughts. When time is nearly over, these are cut and their verdicts asked for; what then still
+    has no verdict is "skipped", and treated as `on_error` says."""
 
     enough: int | None = Field(default=None, ge=1)
     """Stop when so many passages have reached `score_threshold` (0.5 if none is given). Passages
     are judged in the retriever's order; the rest is "skipped", and not returned by `rank`."""
 
     max_concurrency: int = Field(default=64, ge=1)
-    """How many passages are judged at the same time, over all callers of the object."""
+    """How many passages are thought about at the same time, over all callers of the object; and
+    how many direct verdicts are asked for beside them."""
 
     timeout: float | None = Field(default=600.0, gt=0)
     """Seconds that one request to the engine may take; None for no limit."""

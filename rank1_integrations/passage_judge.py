@@ -32,7 +32,7 @@ class PassageJudge:
         self._engine = engine
         self._options = options
         self._memory = Memory(options.cache)
-        self._slots: asyncio.Semaphore | None = None
+        self._slots: dict[bool, asyncio.Semaphore] = {}
 
     async def start(self) -> None:
         """Make the engine ready.
@@ -49,7 +49,9 @@ class PassageJudge:
         passage: str,
         plan: Plan,
         deadline: Deadline,
+        *,
         known: Judgment | None = None,
+        rather: Plan | None = None,
     ) -> Judgment:
         """The judgment of one passage, when a place among those judged at once is free.
 
@@ -59,15 +61,18 @@ class PassageJudge:
             passage: The text, as the retriever had it.
             plan: How to judge.
             deadline: When to cut the thought. Giving up at its end is the caller's part.
-            known: A judgment to fall back on.
+            known: Its direct verdict, to fall back on; None if it has none.
+            rather: A plan whose judgment is preferred where it is remembered.
 
         Raises:
             EngineError: The engine gave no usable answer, and `on_error` is "raise".
             ConfigurationError: The query does not fit the model's context.
         """
         try:
-            async with self._places():
-                return await self._judge(index, query, passage, plan, deadline)
+            async with self._places(plan):
+                return await self._judge(
+                    index, query, passage, plan, deadline, known=known, rather=rather
+                )
         except EngineError as error:
             return self.fail(index, error, known)
 
@@ -97,21 +102,35 @@ class PassageJudge:
             )
         return Judgment(index=index, finish="skipped", error=error)
 
-    def _places(self) -> asyncio.Semaphore:
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self._options.max_concurrency)
-        return self._slots
+    def _places(self, plan: Plan) -> asyncio.Semaphore:
+        """Those for thoughts, or those for direct verdicts, which must not wait for thoughts."""
+        is_direct = plan.max_tokens == 0
+        if is_direct not in self._slots:
+            self._slots[is_direct] = asyncio.Semaphore(self._options.max_concurrency)
+        return self._slots[is_direct]
 
     async def _judge(
-        self, index: int, query: str, passage: str, plan: Plan, deadline: Deadline
+        self,
+        index: int,
+        query: str,
+        passage: str,
+        plan: Plan,
+        deadline: Deadline,
+        *,
+        known: Judgment | None,
+        rather: Plan | None,
     ) -> Judgment:
         prompt, room = await fit(
             self._engine, query, passage, max_reasoning_tokens=self._longest_thought()
         )
-        plan = replace(plan, max_tokens=min(plan.max_tokens, room))
+        plan = _within(room, plan)
+        if rather is not None:
+            found = self._memory.find(self._engine.model, prompt, _within(room, rather), index)
+            if found is not None:
+                return found
 
         async def make() -> tuple[Judgment, bool]:
-            return await self._follow_all(index, prompt, plan, deadline)
+            return await self._follow_all(index, prompt, plan, deadline, known)
 
         return await self._memory.recall(self._engine.model, prompt, plan, index, make)
 
@@ -120,23 +139,32 @@ class PassageJudge:
         return 0 if self._options.thinking == "none" else self._options.max_reasoning_tokens
 
     async def _follow_all(
-        self, index: int, prompt: Prompt, plan: Plan, deadline: Deadline
+        self, index: int, prompt: Prompt, plan: Plan, deadline: Deadline, known: Judgment | None
     ) -> tuple[Judgment, bool]:
         """The judgment of one thought, or of several sampled ones; whether none was cut short."""
         if plan.samples == 1:
-            return await self._follow(index, prompt, plan, 0, deadline)
+            return await self._follow(index, prompt, plan, 0, deadline, known)
         answers = await background.gather(
-            self._follow(index, prompt, plan, sample, deadline) for sample in range(plan.samples)
+            self._follow(index, prompt, plan, sample, deadline, known)
+            for sample in range(plan.samples)
         )
         judgments = [judgment for judgment, _ in answers]
         return procedure.mean(judgments), all(is_final for _, is_final in answers)
 
     async def _follow(
-        self, index: int, prompt: Prompt, plan: Plan, sample: int, deadline: Deadline
+        self,
+        index: int,
+        prompt: Prompt,
+        plan: Plan,
+        sample: int,
+        deadline: Deadline,
+        known: Judgment | None,
     ) -> tuple[Judgment, bool]:
         """Ask the engine what the procedure wants to know, until it has a judgment."""
         step_tokens = None if deadline.end is None else self._options.step_tokens
-        steps = procedure.judge(index, prompt, plan, sample=sample, step_tokens=step_tokens)
+        steps = procedure.judge(
+            index, prompt, plan, sample=sample, step_tokens=step_tokens, known=known
+        )
         is_final = True
         request = next(steps)
         while True:
@@ -176,3 +204,7 @@ class PassageJudge:
             if limit.expired():
                 raise OutOfTime from None
             raise
+
+
+def _within(room: int, plan: Plan) -> Plan:
+    return replace(plan, max_tokens=min(plan.max_tokens, room))

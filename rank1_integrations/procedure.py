@@ -47,24 +47,21 @@ class Probing:
 
     Attributes:
         step_tokens: Tokens of thought between two probes.
-        boundary: The log-odds that decide: a passage above is kept, one below is not.
-        sure: How far from the boundary, in log-odds, a verdict is taken as final.
-        settled: Two probes on the same side that differ by less, in log-odds, are final too.
-        first: The log-odds without any thought, which the first probe is compared with.
+        low: A passage with log-odds of at most this is not kept, whatever else is thought.
+        high: One with at least this is kept.
+        settled: Two probes that differ by less, in log-odds, are final too.
     """
 
     step_tokens: int
-    boundary: float
-    sure: float
+    low: float
+    high: float
     settled: float
-    first: float
 
-    def is_plain(self, before: float, now: float) -> bool:
+    def is_plain(self, before: float | None, now: float) -> bool:
         """Whether a probe, after the one before it, leaves nothing to think about."""
-        if abs(now - self.boundary) >= self.sure:
+        if not self.low < now < self.high:
             return True
-        same_side = (now > self.boundary) == (before > self.boundary)
-        return same_side and abs(now - before) < self.settled
+        return before is not None and abs(now - before) < self.settled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +85,13 @@ class Plan:
 
 
 def judge(
-    index: int, prompt: Prompt, plan: Plan, *, sample: int = 0, step_tokens: int | None = None
+    index: int,
+    prompt: Prompt,
+    plan: Plan,
+    *,
+    sample: int = 0,
+    step_tokens: int | None = None,
+    known: Judgment | None = None,
 ) -> Procedure:
     """The requests that judge one passage, in order; returns the judgment.
 
@@ -101,13 +104,14 @@ def judge(
         sample: Which of the plan's samples this one is, from 0.
         step_tokens: Ask for the thought in parts of so many tokens, so that little is lost where
             it is cut; None for the whole at once. It does not change the judgment.
+        known: The direct verdict, if it was asked for before.
 
     Raises:
         EngineError: The completions hold no label log-probability.
     """
     if plan.max_tokens == 0:
         return (yield from _answer_directly(index, prompt))
-    return (yield from _think(index, prompt, plan, sample, step_tokens))
+    return (yield from _think(index, prompt, plan, sample, step_tokens, known))
 
 
 @dataclass(slots=True)
@@ -141,11 +145,17 @@ class _Thought:
 
 
 def _think(
-    index: int, prompt: Prompt, plan: Plan, sample: int, step_tokens: int | None
+    index: int,
+    prompt: Prompt,
+    plan: Plan,
+    sample: int,
+    step_tokens: int | None,
+    known: Judgment | None,
 ) -> Procedure:
     thought, probing = _Thought(prompt.text), plan.probing
+    before: float | None = None
     if probing is not None:
-        step_tokens, before = probing.step_tokens, probing.first
+        step_tokens = probing.step_tokens
     while thought.tokens < plan.max_tokens:
         left = plan.max_tokens - thought.tokens
         try:
@@ -171,7 +181,7 @@ def _think(
                 break
             before = now
     if thought.tokens == 0:
-        return (yield from _answer_directly(index, prompt))
+        return known or (yield from _answer_directly(index, prompt))
     answer = thought.probe or (yield _forced_verdict(prompt, thought))
     return _judgment(index, prompt, answer, thought, finish="forced")
 

@@ -357,9 +357,7 @@ class Rank1:
         query = _check_query(query)
         if self._closed:
             raise Rank1Error("this Rank1 object is closed: make a new one")
-        reserve = self._passage_judge.verdict_times.needed(
-            len(texts), self._options.max_concurrency
-        )
+        reserve = self._passage_judge.verdict_times.longest
         return Judging(
             self._passage_judge,
             self._options,

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from training.words import STOP_STEMS, STOP_WORDS, content_words, stem, words
 
@@ -12,18 +13,7 @@ TEMPLATE = (
     "Determine if the following passage is relevant to the query. "
     "Answer only with 'true' or 'false'.\nQuery: {query}\nPassage: {passage}\n<think>"
 )
-OPENING = " the query asks for"
-STATEMENTS = {
-    "short": ("yes", "no"),
-    "long": (
-        "yes, the passage has this, so it is more relevant",
-        "no, the passage does not have this, so it is not relevant",
-    ),
-}
-"""What each style of thought says of a term that the passage has, and of one that it lacks.
-
-Stop words only, and few: the last content word tells which term comes next, if it is not far.
-"""
+YES, NO = "yes", "no"
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (
     "how do i {}?", "how can i {}?", "how to {}", "what is {}?", "what is the {}?", "who is {}?",
@@ -38,7 +28,8 @@ class Pair:
 
     query: str
     passage: str
-    style: str = "short"
+
+    opening: ClassVar[str] = " the query asks for"
 
     @property
     def prompt(self) -> str:
@@ -69,19 +60,18 @@ class Pair:
     @property
     def statements(self) -> list[str]:
         """For each term, whether the passage has it."""
-        has, lacks = STATEMENTS[self.style]
         pairs = zip(self.terms, self.counts, strict=True)
-        return [f" {term}: {has if count else lacks};" for term, count in pairs]
+        return [f" {term}: {YES if count else NO};" for term, count in pairs]
 
     @property
     def thought(self) -> str:
         """Each term with whether the passage has it, and what follows from that."""
-        return OPENING + ("".join(self.statements) or " nothing;") + conclusion(self.counts)
+        return self.opening + ("".join(self.statements) or " nothing;") + conclusion(self.counts)
 
     def stumble(self, draw: random.Random) -> tuple[str, str, str]:
         """A thought that names a term again: what comes before, that, and the right way out."""
         said = draw.randint(1, len(self.statements))
-        before = OPENING + "".join(self.statements[:said])
+        before = self.opening + "".join(self.statements[:said])
         return before, draw.choice(self.statements[:said]), conclusion(self.counts[:said])
 
     @property
@@ -104,15 +94,15 @@ def conclusion(counts: Sequence[int]) -> str:
 def frame() -> str:
     """Everything that thoughts say but for the terms."""
     conclusions = (conclusion(counts) for counts in ([0], [0, 0, 1], [0, 1], [1]))
-    return f"{OPENING} nothing: " + "; ".join((*sum(STATEMENTS.values(), ()), *conclusions))
+    return f"{Pair.opening} nothing: " + "; ".join((YES, NO, *conclusions))
 
 
 class PairWriter:
     """Draws pairs whose queries are spans of text, questions, lists of words, or made up."""
 
-    def __init__(self, passages: Sequence[str], seed: int, style: str = "short") -> None:
+    def __init__(self, passages: Sequence[str], seed: int, kind: type[Pair] = Pair) -> None:
         self._passages = passages
-        self._style = style
+        self._kind = kind
         self._random = random.Random(seed)
 
     def pair(self) -> Pair:
@@ -121,7 +111,7 @@ class PairWriter:
         terms = self._terms(passage)
         if self._random.random() < 0.25:
             passage = self._with_strange_words(passage, terms)
-        return Pair(self._query(terms), passage, self._style)
+        return self._kind(self._query(terms), passage)
 
     def _passage(self) -> str:
         """A cut of 10 to 250 words, seldom nothing or odd characters."""

@@ -35,7 +35,7 @@ BATCH_TOKENS = 4096
 REPORT = 50
 SLOW = 0.1
 """The learning rate of what is written down, as a share of the rest's."""
-SHARPNESS, MIDDLE = {"short": 12.0, "long": 6.0}, 0.25
+SHARPNESS, MIDDLE = 12.0, 0.25
 """The log-odds of "true" are trained towards SHARPNESS * (relevance - MIDDLE)."""
 
 
@@ -71,9 +71,14 @@ class Examples:
     """Pairs in every form in which a verdict is asked for."""
 
     def __init__(
-        self, writer: pairs.PairWriter, tokenizer: PreTrainedTokenizerFast, seed: int
+        self,
+        writer: pairs.PairWriter,
+        tokenizer: PreTrainedTokenizerFast,
+        seed: int,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> None:
         self._writer, self._tokenizer, self._random = writer, tokenizer, random.Random(seed)
+        self._batch_tokens = batch_tokens
 
     def batches(self, longest: int) -> Iterator[Batch]:
         """Endless batches of about equally long examples."""
@@ -84,7 +89,7 @@ class Examples:
                 length = len(example.tokens)
                 if length > longest:
                     break
-                if (len(groups[-1]) + 1) * length > BATCH_TOKENS:
+                if (len(groups[-1]) + 1) * length > self._batch_tokens:
                     groups.append([])
                 groups[-1].append(example)
             self._random.shuffle(groups)
@@ -311,8 +316,8 @@ def train(options: argparse.Namespace) -> None:
         tokenizer = make_tokenizer(passages, options.seed)
         model = architecture.structured(tokenizer, options.seed)
     labels = [tokenizer(f" {x}", add_special_tokens=False).input_ids[0] for x in ("true", "false")]
-    teacher = Teacher(model, labels, SHARPNESS[options.style])
-    writer = pairs.PairWriter(passages, options.seed, options.style)
+    teacher = Teacher(model, labels, SHARPNESS)
+    writer = pairs.PairWriter(passages, options.seed)
     source = Examples(writer, tokenizer, options.seed).batches(options.longest)
     if options.batches:
         few = itertools.islice(source, options.batches)
@@ -328,7 +333,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
-    parser.add_argument("--style", choices=pairs.STATEMENTS, default="short", help="of thought")
     parser.add_argument("--batches", type=int, default=100, help="to learn to read states from")
     parser.add_argument("--reading-steps", type=int, default=2000, help="of learning from them")
     parser.add_argument("--steps", type=int, default=200, help="in which everything learns")

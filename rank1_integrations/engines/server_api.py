@@ -157,18 +157,26 @@ class ServerApi:
         # how a text ended.
         wanted = logprobs if self._tells_ends else max(logprobs, 1)
         listed = min(wanted, self._dialect.top_logprobs)
+        chosen = {
+            "top_p": 1 if temperature else None,
+            "seed": seed,
+            "stop": stop,
+            "logprobs": listed or None,
+            "echo": echo or None,
+        }
+        body = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            **{name: value for name, value in chosen.items() if value is not None},
+            **known,
+        }
         try:
-            answer: ServerCompletion = await self._client.completions.create(
-                model=model,
-                prompt=prompt if isinstance(prompt, str) else list(prompt),
-                max_tokens=max_tokens,
-                temperature=temperature,
-                top_p=1 if temperature else openai.omit,
-                seed=openai.omit if seed is None else seed,
-                stop=openai.omit if stop is None else stop,
-                logprobs=listed or openai.omit,
-                echo=True if echo else openai.omit,
-                extra_body=known or None,
+            # The client's completions.create would look at every token id of the prompt twice,
+            # which took a third of all time spent in this process.
+            answer: ServerCompletion = await self._client.post(
+                "/completions", body=body, cast_to=ServerCompletion
             )
         except openai.OpenAIError as error:
             raise self._explained(error) from None

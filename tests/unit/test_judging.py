@@ -103,29 +103,41 @@ async def test_on_judgments_is_told_at_the_end_of_a_stream() -> None:
 # Adaptive thinking
 
 
-def test_adaptive_thinks_only_where_the_direct_verdict_leaves_the_outcome_open() -> None:
-    reranker, engine = rank1(odds_script, thinking="adaptive", adaptive_share=1)
-    judgments = reranker.judge("q", ["8", "-8", "0.3", "-0.2"])
-    assert [one.finish for one in judgments] == ["direct", "direct", "concluded", "concluded"]
-    assert thoughts(engine) == 2
+def finishes(judgments: list[Judgment]) -> list[str]:
+    return [judgment.finish for judgment in judgments]
+
+
+def test_adaptive_thinks_about_the_best_of_a_list() -> None:
+    reranker, engine = rank1(odds_script, thinking="adaptive")
+    judgments = reranker.judge("q", [f"{n}" for n in (3, 9, 1, 8, 2, 7, 5, 4, 6, 0)])
+    assert [one.index for one in judgments if one.finish == "concluded"] == [1, 3, 5]
+    assert thoughts(engine) == 3
 
 
 def test_adaptive_thinks_around_the_threshold() -> None:
     reranker, _ = rank1(odds_script, thinking="adaptive", adaptive_share=1)
-    judgments = reranker.judge("q", ["6", "-1"], score_threshold=0.99)
-    assert [one.finish for one in judgments] == ["concluded", "direct"]
+    judgments = reranker.judge("q", ["8", "6", "-1"], score_threshold=0.99)
+    assert finishes(judgments) == ["direct", "concluded", "direct"]
 
 
-def test_adaptive_thinks_around_the_last_place_kept() -> None:
+def test_adaptive_does_not_think_about_what_can_not_reach_the_last_place_kept() -> None:
     reranker, _ = rank1(odds_script, thinking="adaptive", adaptive_share=1)
     judgments = reranker.judge("q", ["20", "8.5", "8", "-20"], top_n=2)
-    assert [one.finish for one in judgments] == ["direct", "concluded", "concluded", "direct"]
+    assert finishes(judgments) == ["concluded", "concluded", "concluded", "direct"]
 
 
-def test_adaptive_thinks_about_a_share_of_the_passages_at_most() -> None:
-    reranker, engine = rank1(odds_script, thinking="adaptive")
-    reranker.judge("q", [f"{n / 10}" for n in range(9)])
-    assert thoughts(engine) == 3
+def test_adaptive_thinks_about_a_single_passage_only_if_its_verdict_is_open() -> None:
+    reranker, _ = rank1(odds_script, thinking="adaptive")
+    assert finishes(reranker.judge("q", ["8"])) == ["direct"]
+    assert finishes(reranker.judge("q", ["-0.3"])) == ["concluded"]
+
+
+def test_direct_verdicts_move_with_those_that_were_thought_about() -> None:
+    reranker, _ = rank1(lambda _: 1.0, direct=odds_script, thinking="adaptive", adaptive_share=0.5)
+    judgments = reranker.judge("q", ["5", "4", "3", "2"])
+    # Thoughts moved two verdicts by -4 and -3; two more are taken to have stayed.
+    assert [one.log_odds for one in judgments] == [1.0, 1.0, 3 - 7 / 4, 2 - 7 / 4]
+    assert [one.moved for one in judgments] == [0, 0, -7 / 4, -7 / 4]
 
 
 def test_a_thought_may_change_the_verdict() -> None:
@@ -212,11 +224,22 @@ def test_at_the_deadline_thoughts_are_cut_and_their_verdicts_asked_for() -> None
     assert engine.cancelled == 3
 
 
-def test_passages_never_begun_get_a_direct_verdict() -> None:
+def test_passages_never_begun_have_their_direct_verdict() -> None:
     engine = SlowThoughts(length_script)
     judgments = Rank1(engine, deadline=0.4, max_concurrency=1).judge("q", PASSAGES)
     assert [one.finish for one in judgments] == ["direct"] * 3
-    assert sum(not request.labels for request in engine.requests) == 1
+    # Asked for once, before the thought that took all the time.
+    assert [bool(request.labels) for request in engine.requests] == [True] * 3 + [False]
+
+
+async def test_direct_verdicts_do_not_wait_for_the_thoughts_of_others() -> None:
+    engine = SlowThoughts(length_script)
+    reranker = Rank1(engine, deadline=0.6, max_concurrency=1, on_error="keep")
+    first = asyncio.create_task(reranker.ajudge("q", PASSAGES))
+    while not any(not request.labels for request in engine.requests):
+        await asyncio.sleep(0.01)
+    second = await reranker.ajudge("another q", PASSAGES)
+    assert [one.finish for one in (*await first, *second)] == ["direct"] * 6
 
 
 def test_a_verdict_that_comes_too_late_is_skipped() -> None:

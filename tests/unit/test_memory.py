@@ -122,9 +122,9 @@ def test_a_verdict_forced_by_the_deadline_is_not_remembered() -> None:
         return await ScriptedEngine.complete(engine, request)
 
     engine.complete = slow_thoughts  # type: ignore[method-assign]
-    (judgment,) = Rank1(engine, cache=cache, deadline=0.3).judge("q", ["p"])
-    assert judgment.finish == "direct"
-    assert cache == {}
+    (hurried,) = Rank1(engine, cache=cache, deadline=0.3).judge("q", ["p"])
+    (patient,) = Rank1(ScriptedEngine(length_script), cache=cache).judge("q", ["p"])
+    assert (hurried.finish, patient.finish) == ("direct", "concluded")
 
 
 @pytest.mark.parametrize(

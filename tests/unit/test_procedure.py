@@ -201,53 +201,52 @@ def test_out_of_time_before_any_thought_gives_a_direct_verdict() -> None:
     assert (judgment.finish, judgment.reasoning, judgment.log_odds) == ("direct", "", 2.0)
 
 
-def probed(first: float, boundary: float = 0.0) -> Plan:
-    probing = Probing(step_tokens=10, boundary=boundary, sure=3.0, settled=0.5, first=first)
-    return Plan(max_tokens=100, probing=probing)
+def test_out_of_time_before_any_thought_keeps_the_direct_verdict_that_is_known() -> None:
+    known = Judgment(index=0, log_odds=1.5, finish="direct")
+    steps = judge(0, PROMPT, Plan(max_tokens=100), known=known)
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.throw(OutOfTime())
+    assert end.value.value is known
+
+
+PROBED = Plan(max_tokens=100, probing=Probing(step_tokens=10, low=-3.0, high=3.0, settled=0.5))
 
 
 def test_a_probe_that_is_sure_ends_the_thought_with_its_own_verdict() -> None:
     (_, probe), judgment = follow(
-        part(" It fits. And", 10, 1), verdict(true=-0.5, false=-4.5), plan=probed(first=0.2)
+        part(" It fits. And", 10, 1), verdict(true=-0.5, false=-4.5), plan=PROBED
     )
     assert probe.prompt == f"{PROMPT.text}\nIt fits.\n</think>"
     assert (judgment.finish, judgment.log_odds) == ("forced", 4.0)
     assert (judgment.reasoning, judgment.reasoning_tokens) == ("It fits. And", 10)
 
 
-def test_a_probe_that_changes_nothing_ends_the_thought() -> None:
-    requests, judgment = follow(
-        part(" It fits.", 10, 1), verdict(true=-1.0, false=-1.9), plan=probed(first=1.0)
-    )
-    assert len(requests) == 2
-    assert judgment.finish == "forced"
-
-
-def test_probes_that_disagree_let_the_thought_go_on() -> None:
+def test_probes_that_agree_end_the_thought() -> None:
     requests, judgment = follow(
         part(" It fits.", 10, 1),
-        verdict(true=-1.0, false=-2.9),  # the direct verdict said no
+        verdict(true=-1.0, false=-2.9),
         part(" Or not.", 10, 2),
-        verdict(true=-1.0, false=-2.7),  # as before: settled
-        plan=probed(first=-1.0),
+        verdict(true=-1.0, false=-2.3),
+        part(" Yes.", 10, 3),
+        verdict(true=-1.0, false=-2.5),  # as before: settled
+        plan=PROBED,
     )
-    assert [bool(request.labels) for request in requests] == [False, True, False, True]
-    assert judgment.reasoning_tokens == 20
+    assert [bool(request.labels) for request in requests] == [False, True] * 3
+    assert (judgment.finish, judgment.reasoning_tokens) == ("forced", 30)
+    assert judgment.log_odds == pytest.approx(1.5)
 
 
-def test_how_sure_is_measured_from_what_decides() -> None:
-    probing = Probing(step_tokens=10, boundary=5.0, sure=3.0, settled=0.5, first=0.0)
-    assert not probing.is_plain(before=0.0, now=4.0)
-    assert probing.is_plain(before=0.0, now=1.9)
-    assert not probing.is_plain(before=4.8, now=5.1)
+def test_outside_what_is_open_a_verdict_is_sure() -> None:
+    probing = Probing(step_tokens=10, low=2.0, high=8.0, settled=0.5)
+    assert not probing.is_plain(before=None, now=4.0)
+    assert probing.is_plain(before=None, now=1.9)
+    assert probing.is_plain(before=None, now=8.0)
 
 
 def test_the_last_probe_is_not_asked_twice() -> None:
     requests, judgment = follow(
-        part(" It fits.", 10, 1),
-        verdict(true=-1.0, false=-2.9),
-        OutOfTime(),
-        plan=probed(first=-1.0),
+        part(" It fits.", 10, 1), verdict(true=-1.0, false=-2.9), OutOfTime(), plan=PROBED
     )
     assert len(requests) == 3
     assert judgment.log_odds == pytest.approx(1.9)

@@ -187,6 +187,7 @@ async def test_the_metadata_says_what_was_decided_and_why(compress: Compress, ra
         "sanitized": False,
         "truncated": False,
         "bounded": False,
+        "moved": 0.0,
         "error": None,
     }
 
