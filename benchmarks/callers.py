@@ -6,9 +6,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.setting import demo_on_vllm
-from examples.bm25 import Bm25Index
-from examples.standard_library import passages
+from benchmarks.setting import demo_on_vllm, found_passages
 from rank1_integrations import Rank1
 
 QUERY = "How do I sort a list in place?"
@@ -19,8 +17,7 @@ ROUNDS = 5
 
 def main() -> None:
     """Print passages per second of one caller and of many, and the ratio."""
-    found = Bm25Index(passages()).search(QUERY, CALLERS * PASSAGES_EACH)
-    texts = [passage.text for passage, _ in found]
+    texts = found_passages(QUERY, CALLERS * PASSAGES_EACH)
     parts = [texts[caller::CALLERS] for caller in range(CALLERS)]
     ratios = []
     with demo_on_vllm() as rank1, ThreadPoolExecutor(CALLERS) as threads:

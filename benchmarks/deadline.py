@@ -9,8 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from examples.bm25 import Bm25Index
-from examples.standard_library import passages
+from benchmarks.setting import found_passages
 from rank1_integrations import Rank1
 from tests.integration.conftest import demo_server
 
@@ -34,8 +33,7 @@ def main() -> None:
 
 
 async def _measure(url: str) -> None:
-    index = Bm25Index(passages())
-    found = {q: [passage.text for passage, _ in index.search(q, PASSAGES)] for q in QUESTIONS}
+    found = {question: found_passages(question, PASSAGES) for question in QUESTIONS}
     finishes: Counter[str] = Counter()
     late: list[float] = []
     places = asyncio.Semaphore(AT_ONCE)

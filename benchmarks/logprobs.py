@@ -19,9 +19,7 @@ from typing import Any, Literal
 
 import openai
 
-from benchmarks.setting import demo_on_vllm
-from examples.bm25 import Bm25Index
-from examples.standard_library import passages
+from benchmarks.setting import demo_on_vllm, found_passages
 from rank1_integrations import Rank1, background
 from rank1_integrations.prompt import FALSE, TRUE, build_prompt
 from tests.integration.conftest import SERVED_NAME, demo_server
@@ -66,8 +64,8 @@ def main() -> None:
     with demo_on_vllm() as rank1:
         tokenizer = rank1._engine._tokenizer  # type: ignore[attr-defined]
         labels = [tokenizer.encode(label, add_special_tokens=False)[0] for label in (TRUE, FALSE)]
-        found = Bm25Index(passages()).search(QUERY, PASSAGES)
-        prompts = [tokenizer.encode(build_prompt(QUERY, one.text).text) for one, _ in found]
+        found = found_passages(QUERY, PASSAGES)
+        prompts = [tokenizer.encode(build_prompt(QUERY, text).text) for text in found]
         compare("vLLM in this process", on_engine(rank1, labels), prompts, labels)
     with tempfile.TemporaryDirectory() as folder, demo_server(Path(folder) / "log") as url:
         compare("vLLM server", on_server(url, labels), prompts, labels)

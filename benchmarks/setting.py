@@ -1,4 +1,4 @@
-"""The demonstration model on vLLM.
+"""The demonstration model on vLLM, and passages for it.
 
 It is so small that a step of the engine is as short as on a GPU, so what vLLM does in Python for
 every token weighs about as much as it does there.
@@ -21,3 +21,13 @@ def demo_on_vllm() -> Rank1:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     return Rank1.from_vllm(str(DEMO_MODEL), engine_args=ENGINE_ARGS, max_reasoning_tokens=256)
+
+
+def found_passages(query: str, count: int) -> list[str]:
+    """The best passages for a query, from the documentation of Python's standard library."""
+    # bm25s loads numba. vLLM's processes import the script that started them, and vLLM 0.32 for
+    # processors fails to start where numba is loaded: so not before vLLM has started.
+    from examples.bm25 import Bm25Index
+    from examples.standard_library import passages
+
+    return [passage.text for passage, _ in Bm25Index(passages()).search(query, count)]

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 
 # The share of the time that is kept for verdicts: at least, at most, and before any was seen.
 _LEAST_RESERVE, _LARGEST_RESERVE, _FIRST_RESERVE = 0.1, 0.5, 0.3
-_REMEMBERED_VERDICTS = 128
+# The share of the time that is kept, at most, for the answer's way to the caller.
+_LARGEST_DELAY = 0.25
+_REMEMBERED = 128
 
 
 class Deadline:
@@ -20,19 +22,23 @@ class Deadline:
         end: When the query is answered with what there is.
     """
 
-    def __init__(self, seconds: float | None, *, reserve: float | None = None) -> None:
+    def __init__(
+        self, seconds: float | None, *, reserve: float | None = None, delay: float | None = None
+    ) -> None:
         """Start the clock.
 
         Args:
             seconds: From now; None for no limit.
             reserve: Seconds that a verdict will need at the end; None if not known.
+            delay: Seconds that the answer will need to reach the caller; None if not known.
         """
         self.thoughts_end: float | None = None
         self.end: float | None = None
         if seconds is not None:
             share = _FIRST_RESERVE if reserve is None else reserve / seconds
             share = min(max(share, _LEAST_RESERVE), _LARGEST_RESERVE)
-            self.end = time.monotonic() + seconds
+            due = time.monotonic() + seconds
+            self.end = due - min(delay or 0.0, _LARGEST_DELAY * seconds)
             self.thoughts_end = self.end - share * seconds
 
     @property
@@ -46,11 +52,11 @@ class Deadline:
         return self.end is not None and time.monotonic() >= self.end
 
 
-class VerdictTimes:
-    """How long verdicts took lately, to know how much time a deadline must keep for them."""
+class RecentTimes:
+    """How long something took lately, to know how much time a deadline must keep for it."""
 
     def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=_REMEMBERED_VERDICTS)
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -61,7 +67,13 @@ class VerdictTimes:
         finally:
             self._seconds.append(time.monotonic() - begun)
 
+    def since(self, moment: float | None) -> None:
+        """Remember how long ago a moment was, if it has come."""
+        now = time.monotonic()
+        if moment is not None and now >= moment:
+            self._seconds.append(now - moment)
+
     @property
     def longest(self) -> float | None:
-        """Seconds that the slowest of them took; None if there was none."""
+        """Seconds that the slowest took; None if there was none."""
         return max(self._seconds, default=None)

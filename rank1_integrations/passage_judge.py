@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from rank1_integrations import background, procedure
-from rank1_integrations.deadline import Deadline, VerdictTimes
+from rank1_integrations.deadline import Deadline, RecentTimes
 from rank1_integrations.engines.base import Completion, Engine, Request
 from rank1_integrations.errors import EngineError
 from rank1_integrations.fitting import fit
@@ -28,7 +28,7 @@ class PassageJudge:
 
     def __init__(self, engine: Engine, options: Options) -> None:
         self.usage = Usage()
-        self.verdict_times = VerdictTimes()
+        self.verdict_times = RecentTimes()
         self._engine = engine
         self._options = options
         self._memory = Memory(options.cache)

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rank1_integrations import background
-from rank1_integrations.deadline import Deadline
+from rank1_integrations.deadline import Deadline, RecentTimes
 from rank1_integrations.engines.base import Engine
 from rank1_integrations.errors import ConfigurationError, Rank1Error
 from rank1_integrations.judging import Judging
@@ -37,6 +37,7 @@ class Rank1:
         self._engine = engine
         self._options = Options.check(options)
         self._passage_judge = PassageJudge(engine, self._options)
+        self._answer_delays = RecentTimes()
         self._closed = False
 
     @classmethod
@@ -172,9 +173,11 @@ class Rank1:
             EngineError: The engine failed, and `on_error` is "raise".
             Rank1Error: This object is closed.
         """
-        texts = _check_passages(passages)
-        judgments = self._judgments(query, texts, top_n, score_threshold)
-        return self._report(query, texts, background.run(_in_order(judgments)))
+        texts, deadline = _check_passages(passages), self._deadline()
+        judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
+        answer = background.run(_in_order(judgments))
+        self._answer_delays.since(deadline.end)
+        return self._report(query, texts, answer)
 
     async def ajudge(
         self,
@@ -185,9 +188,11 @@ class Rank1:
         score_threshold: float | None = None,
     ) -> list[Judgment]:
         """`judge`, awaited."""
-        texts = _check_passages(passages)
-        judgments = self._judgments(query, texts, top_n, score_threshold)
-        return self._report(query, texts, await background.arun(_in_order(judgments)))
+        texts, deadline = _check_passages(passages), self._deadline()
+        judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
+        answer = await background.arun(_in_order(judgments))
+        self._answer_delays.since(deadline.end)
+        return self._report(query, texts, answer)
 
     async def astream(
         self,
@@ -217,7 +222,7 @@ class Rank1:
             Rank1Error: As for `judge`.
         """
         texts = _check_passages(passages)
-        judgments = self._judgments(query, texts, top_n, score_threshold)
+        judgments = self._judgments(query, texts, self._deadline(), top_n, score_threshold)
         made = []
         async with aclosing(background.iterate(judgments)) as stream:
             async for judgment in stream:
@@ -349,21 +354,33 @@ class Rank1:
                 logger.exception("on_judgments failed")
         return judgments
 
+    def _deadline(self) -> Deadline:
+        """The time for one query, which runs from now."""
+        return Deadline(
+            self._options.deadline,
+            reserve=self._passage_judge.verdict_times.longest,
+            delay=self._answer_delays.longest,
+        )
+
     def _judgments(
-        self, query: str, texts: list[str], top_n: int | None, score_threshold: float | None
+        self,
+        query: str,
+        texts: list[str],
+        deadline: Deadline,
+        top_n: int | None,
+        score_threshold: float | None,
     ) -> AsyncGenerator[Judgment, None]:
-        """The judgments as they are made, to be run on the background loop; time runs from now."""
+        """The judgments as they are made, to be run on the background loop."""
         check_cut(top_n, score_threshold)
         query = _check_query(query)
         if self._closed:
             raise Rank1Error("this Rank1 object is closed: make a new one")
-        reserve = self._passage_judge.verdict_times.longest
         return Judging(
             self._passage_judge,
             self._options,
             define_relevance(query, self._options.relevance),
             texts,
-            Deadline(self._options.deadline, reserve=reserve),
+            deadline,
             top_n=top_n,
             score_threshold=score_threshold,
         ).judgments()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rank1_integrations.deadline import Deadline, VerdictTimes
+from rank1_integrations.deadline import Deadline, RecentTimes
 
 
 def reserve(seconds: float, needed: float | None) -> float:
@@ -30,8 +30,24 @@ def test_what_is_needed_is_kept_between_a_tenth_and_a_half(
     assert reserve(10, needed) == pytest.approx(kept)
 
 
+def test_the_answer_is_given_as_much_earlier_as_its_way_takes_but_a_quarter_at_most() -> None:
+    at_once, delayed, late = (Deadline(10, delay=delay).end for delay in (None, 1.0, 60.0))
+    assert at_once is not None
+    assert delayed == pytest.approx(at_once - 1, abs=0.1)
+    assert late == pytest.approx(at_once - 2.5, abs=0.1)
+
+
+def test_only_a_moment_that_has_come_is_remembered() -> None:
+    times = RecentTimes()
+    times.since(None)
+    times.since(time.monotonic() + 60)
+    assert times.longest is None
+    times.since(time.monotonic() - 1)
+    assert times.longest == pytest.approx(1, abs=0.1)
+
+
 def test_the_slowest_of_the_last_verdicts_tells_what_is_needed() -> None:
-    times = VerdictTimes()
+    times = RecentTimes()
     assert times.longest is None
     with times.timed():
         time.sleep(0.02)
@@ -42,7 +58,7 @@ def test_the_slowest_of_the_last_verdicts_tells_what_is_needed() -> None:
 
 
 def test_a_verdict_that_was_given_up_counts_too() -> None:
-    times = VerdictTimes()
+    times = RecentTimes()
     with pytest.raises(KeyboardInterrupt), times.timed():
         raise KeyboardInterrupt
     assert times.longest is not None
