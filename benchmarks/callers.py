@@ -6,7 +6,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.setting import demo_on_vllm, found_passages
+from benchmarks.setting import apart, demo_on_vllm, found_passages
 from rank1_integrations import Rank1
 
 QUERY = "How do I sort a list in place?"
@@ -20,7 +20,7 @@ def main() -> None:
     texts = found_passages(QUERY, CALLERS * PASSAGES_EACH)
     parts = [texts[caller::CALLERS] for caller in range(CALLERS)]
     ratios = []
-    with demo_on_vllm() as rank1, ThreadPoolExecutor(CALLERS) as threads:
+    with apart(demo_on_vllm()) as rank1, ThreadPoolExecutor(CALLERS) as threads:
         _seconds(rank1, threads, [texts])  # warm up
         for turn in range(1, ROUNDS + 1):
             # Taking turns at being first, so that a machine that slows down is fair to both.

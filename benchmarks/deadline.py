@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from benchmarks.setting import found_passages
+from benchmarks.setting import apart, found_passages
 from rank1_integrations import Rank1
 from tests.integration.conftest import demo_server
 
@@ -27,7 +27,7 @@ def main() -> None:
     """Print the share of calls in time, and what became of their passages."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        demo_server(Path(folder) / "server.log") as url,
+        apart(demo_server(Path(folder) / "server.log")) as url,
     ):
         asyncio.run(_measure(url))
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import openai
 
-from benchmarks.setting import demo_on_vllm, found_passages
+from benchmarks.setting import apart, demo_on_vllm, found_passages
 from rank1_integrations import Rank1, background
 from rank1_integrations.prompt import FALSE, TRUE, build_prompt
 from tests.integration.conftest import SERVED_NAME, demo_server
@@ -27,7 +27,7 @@ from tests.integration.conftest import SERVED_NAME, demo_server
 QUERY = "How do I sort a list in place?"
 PASSAGES = 32
 THOUGHT_TOKENS = 200
-ROUNDS = 5
+ROUNDS = 8
 
 Logprobs = Literal["top 20", "labels"] | None
 # The prompt, how many tokens, which log-probabilities -> the tokens, and their last one's
@@ -61,13 +61,16 @@ RECIPES: dict[str, Recipe] = {
 
 def main() -> None:
     """Print tokens per second of each recipe, and its ratio to none."""
-    with demo_on_vllm() as rank1:
+    with apart(demo_on_vllm()) as rank1:
         tokenizer = rank1._engine._tokenizer  # type: ignore[attr-defined]
         labels = [tokenizer.encode(label, add_special_tokens=False)[0] for label in (TRUE, FALSE)]
         found = found_passages(QUERY, PASSAGES)
         prompts = [tokenizer.encode(build_prompt(QUERY, text).text) for text in found]
         compare("vLLM in this process", on_engine(rank1, labels), prompts, labels)
-    with tempfile.TemporaryDirectory() as folder, demo_server(Path(folder) / "log") as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        apart(demo_server(Path(folder) / "log")) as url,
+    ):
         compare("vLLM server", on_server(url, labels), prompts, labels)
 
 

@@ -7,7 +7,9 @@ every token weighs about as much as it does there.
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 from rank1_integrations import Rank1
 from rank1_integrations.demo import DEMO_MODEL
@@ -15,12 +17,42 @@ from rank1_integrations.demo import DEMO_MODEL
 ENGINE_ARGS: dict[str, Any] = {"dtype": "float32", "max_model_len": 2048, "enforce_eager": True}
 
 
-def demo_on_vllm() -> Rank1:
+T = TypeVar("T")
+
+
+@contextmanager
+def apart(model: AbstractContextManager[T]) -> Iterator[T]:
+    """A model whose processes have processor cores of their own, as if on another machine.
+
+    They get all cores but one, and this thread and those it starts afterwards get that one. Where
+    all shared all, Linux let a thread with work to do wait for up to 1.4 seconds, which measured
+    the operating system. With a single core, or where cores can't be chosen, all share all.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(cores) < 2:
+        with model as started:
+            yield started
+        return
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores[:-1]))
+    os.sched_setaffinity(0, cores[:-1])
+    try:
+        with model as started:
+            os.sched_setaffinity(0, cores[-1:])
+            yield started
+    finally:
+        os.sched_setaffinity(0, cores)
+        del os.environ["VLLM_CPU_OMP_THREADS_BIND"]
+
+
+@contextmanager
+def demo_on_vllm() -> Iterator[Rank1]:
     """Rank1 on vLLM in this process."""
     # GiB; vLLM for processors would otherwise take half of the memory.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    return Rank1.from_vllm(str(DEMO_MODEL), engine_args=ENGINE_ARGS, max_reasoning_tokens=256)
+    options: dict[str, Any] = {"engine_args": ENGINE_ARGS, "max_reasoning_tokens": 256}
+    with Rank1.from_vllm(str(DEMO_MODEL), **options) as rank1:
+        yield rank1
 
 
 def found_passages(query: str, count: int) -> list[str]:

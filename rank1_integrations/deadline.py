@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # The share of the time that is kept for verdicts: at least, at most, and before any was seen.
-_LEAST_RESERVE, _LARGEST_RESERVE, _FIRST_RESERVE = 0.1, 0.5, 0.3
-# The share of the time that is kept, at most, for the answer's way to the caller.
-_LARGEST_DELAY = 0.25
+_LEAST_RESERVE, _LARGEST_RESERVE, _FIRST_RESERVE = 0.1, 0.25, 0.2
+# The same for the answer's way to the caller.
+_LARGEST_DELAY, _FIRST_DELAY = 0.25, 0.05
 _REMEMBERED = 128
 
 
@@ -38,7 +38,8 @@ class Deadline:
             share = _FIRST_RESERVE if reserve is None else reserve / seconds
             share = min(max(share, _LEAST_RESERVE), _LARGEST_RESERVE)
             due = time.monotonic() + seconds
-            self.end = due - min(delay or 0.0, _LARGEST_DELAY * seconds)
+            first = _FIRST_DELAY * seconds if delay is None else delay
+            self.end = due - min(first, _LARGEST_DELAY * seconds)
             self.thoughts_end = self.end - share * seconds
 
     @property

@@ -5,6 +5,7 @@ vLLM's API: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,7 @@ class ServerApi:
             timeout=timeout,
             max_retries=max_retries,
         )
+        self._building = asyncio.Lock()
         self._dialect = _DIALECTS[0]
         self._tells_ends = True
         self._tokenizes = True
@@ -172,6 +174,10 @@ class ServerApi:
             **{name: value for name, value in chosen.items() if value is not None},
             **known,
         }
+        async with self._building:
+            # A request takes milliseconds to build. Many at once would hold up the loop, and with
+            # it everybody's deadlines: so one in each turn of the loop.
+            await asyncio.sleep(0)
         try:
             # The client's completions.create would look at every token id of the prompt twice,
             # which took a third of all time spent in this process.
