@@ -163,7 +163,7 @@ class Judging:
         )
         async with aclosing(thoughts) as judged:
             async for judgment in judged:
-                if judgment.reasoning_tokens:
+                if judgment.finish in ("concluded", "forced"):
                     self._remember_move(judgment)
                     yield judgment
                 else:
@@ -217,6 +217,6 @@ class Judging:
             self._texts[place],
             plan,
             self._deadline,
-            known=known if known is None or known.score is not None else None,
+            known=known if known and known.score is not None else None,
             rather=rather,
         )
