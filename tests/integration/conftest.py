@@ -39,9 +39,10 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def demo_server(log: Path) -> AbstractContextManager[str]:
+def demo_server(log: Path, **options: Any) -> AbstractContextManager[str]:
     """A vLLM server on the demonstration model; it runs until the block ends."""
-    return vllm_server(DEMO_MODEL, log, name=SERVED_NAME, dtype="float32", max_model_len=2048)
+    options = {"dtype": "float32", "max_model_len": 2048, **options}
+    return vllm_server(DEMO_MODEL, log, name=SERVED_NAME, **options)
 
 
 @pytest.fixture(scope="session")
