@@ -17,7 +17,7 @@ ROUNDS = 5
 
 def main() -> None:
     """Print passages per second of one caller and of many, and the ratio."""
-    texts = found_passages(QUERY, CALLERS * PASSAGES_EACH)
+    (texts,) = found_passages([QUERY], CALLERS * PASSAGES_EACH)
     parts = [texts[caller::CALLERS] for caller in range(CALLERS)]
     ratios = []
     with apart(demo_on_vllm()) as rank1, ThreadPoolExecutor(CALLERS) as threads:

@@ -33,7 +33,7 @@ def main() -> None:
 
 
 async def _measure(url: str) -> None:
-    found = {question: found_passages(question, PASSAGES) for question in QUESTIONS}
+    found = dict(zip(QUESTIONS, found_passages(QUESTIONS, PASSAGES), strict=True))
     finishes: Counter[str] = Counter()
     late: list[float] = []
     places = asyncio.Semaphore(AT_ONCE)

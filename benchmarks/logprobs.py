@@ -64,7 +64,7 @@ def main() -> None:
     with apart(demo_on_vllm()) as rank1:
         tokenizer = rank1._engine._tokenizer  # type: ignore[attr-defined]
         labels = [tokenizer.encode(label, add_special_tokens=False)[0] for label in (TRUE, FALSE)]
-        found = found_passages(QUERY, PASSAGES)
+        (found,) = found_passages([QUERY], PASSAGES)
         prompts = [tokenizer.encode(build_prompt(QUERY, text).text) for text in found]
         compare("vLLM in this process", on_engine(rank1, labels), prompts, labels)
     with (

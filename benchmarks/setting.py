@@ -7,7 +7,7 @@ every token weighs about as much as it does there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
@@ -62,11 +62,12 @@ def demo_on_vllm() -> Iterator[Rank1]:
         yield rank1
 
 
-def found_passages(query: str, count: int) -> list[str]:
-    """The best passages for a query, from the documentation of Python's standard library."""
+def found_passages(queries: Iterable[str], count: int) -> list[list[str]]:
+    """The best passages for each query, from the documentation of Python's standard library."""
     # bm25s loads numba. vLLM's processes import the script that started them, and vLLM 0.32 for
     # processors fails to start where numba is loaded: so not before vLLM has started.
     from examples.bm25 import Bm25Index
     from examples.standard_library import passages
 
-    return [passage.text for passage, _ in Bm25Index(passages()).search(query, count)]
+    index = Bm25Index(passages())
+    return [[passage.text for passage, _ in index.search(query, count)] for query in queries]

@@ -45,11 +45,12 @@ def where_open(
         score_threshold: What is kept has at least this score; None for all.
         sure: How far from what decides a passage is plain, in log-odds.
     """
-    odds = sorted((one.log_odds for one in direct if one.log_odds is not None), reverse=True)
-    if top_n is None and (score_threshold is not None or len(direct) == 1):
-        boundary = 0.0 if score_threshold is None else log_odds_of(score_threshold)
+    threshold = None if score_threshold is None else log_odds_of(score_threshold)
+    if top_n is None and (threshold is not None or len(direct) == 1):
+        boundary = threshold or 0.0
         return Region(low=boundary - sure, high=boundary + sure)
-    lowest = -math.inf if score_threshold is None else log_odds_of(score_threshold)
+    lowest = -math.inf if threshold is None else threshold
+    odds = sorted((one.log_odds for one in direct if one.log_odds is not None), reverse=True)
     if top_n is not None and top_n < len(odds):
         lowest = max(lowest, (odds[top_n - 1] + odds[top_n]) / 2)
     return Region(low=lowest - sure, high=math.inf)
@@ -67,11 +68,11 @@ def worth_a_thought(direct: list[Judgment], region: Region, *, share: float) -> 
         Their indices, those first that matter most.
     """
     odds = {one.index: one.log_odds for one in direct if one.log_odds is not None}
-    middle = math.inf if region.high == math.inf else (region.low + region.high) / 2
     unsure = [index for index in odds if odds[index] in region]
-    if middle == math.inf:
+    if region.high == math.inf:
         unsure.sort(key=odds.__getitem__, reverse=True)
     else:
+        middle = (region.low + region.high) / 2
         unsure.sort(key=lambda index: abs(odds[index] - middle))
     # 0.3 of 20 are 6, whatever the last bit of the product says.
     return unsure[: max(1, math.floor(share * len(direct) + 1e-9))]

@@ -15,7 +15,7 @@ from rank1_integrations.deadline import Deadline
 from rank1_integrations.errors import EngineError
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.options import Options
-from rank1_integrations.passage_judge import PassageJudge
+from rank1_integrations.passage_judge import Case, PassageJudge
 from rank1_integrations.procedure import Plan, Probing
 
 _DIRECTLY = Plan(max_tokens=0)
@@ -182,12 +182,7 @@ class Judging:
             score_threshold=self._score_threshold,
             sure=log_odds_of(self._options.adaptive_sure),
         )
-        probing = Probing(
-            step_tokens=self._options.step_tokens,
-            low=region.low,
-            high=region.high,
-            settled=_SETTLED,
-        )
+        probing = Probing(step_tokens=self._options.step_tokens, region=region, settled=_SETTLED)
         unsure = worth_a_thought(direct, region, share=self._options.adaptive_share)
         return {place: self._plan(probing) for place in unsure}
 
@@ -212,11 +207,13 @@ class Judging:
         rather: Plan | None = None,
     ) -> Judgment:
         return await self._judge.judge(
-            place,
-            self._query,
-            self._texts[place],
-            plan,
-            self._deadline,
-            known=known if known and known.score is not None else None,
-            rather=rather,
+            Case(
+                index=place,
+                query=self._query,
+                passage=self._texts[place],
+                plan=plan,
+                deadline=self._deadline,
+                known=known if known and known.score is not None else None,
+                rather=rather,
+            )
         )

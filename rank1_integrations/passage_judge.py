@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from rank1_integrations import background, procedure
 from rank1_integrations.deadline import Deadline, RecentTimes
@@ -16,6 +16,29 @@ from rank1_integrations.options import Options
 from rank1_integrations.procedure import OutOfTime, Plan
 from rank1_integrations.prompt import Prompt
 from rank1_integrations.usage import Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One passage to be judged.
+
+    Attributes:
+        index: Its place in the caller's list.
+        query: What is asked, with the relevance definition around it.
+        passage: The text, as the retriever had it.
+        plan: How to judge.
+        deadline: When to cut the thought. Giving up at its end is the caller's part.
+        known: Its direct verdict, to fall back on; None if it has none.
+        rather: A plan whose judgment is preferred where it is remembered.
+    """
+
+    index: int
+    query: str
+    passage: str
+    plan: Plan
+    deadline: Deadline
+    known: Judgment | None = None
+    rather: Plan | None = None
 
 
 class PassageJudge:
@@ -42,39 +65,18 @@ class PassageJudge:
         """
         await self._engine.start()
 
-    async def judge(
-        self,
-        index: int,
-        query: str,
-        passage: str,
-        plan: Plan,
-        deadline: Deadline,
-        *,
-        known: Judgment | None = None,
-        rather: Plan | None = None,
-    ) -> Judgment:
+    async def judge(self, case: Case) -> Judgment:
         """The judgment of one passage, when a place among those judged at once is free.
-
-        Args:
-            index: The passage's place in the caller's list.
-            query: What is asked, with the relevance definition around it.
-            passage: The text, as the retriever had it.
-            plan: How to judge.
-            deadline: When to cut the thought. Giving up at its end is the caller's part.
-            known: Its direct verdict, to fall back on; None if it has none.
-            rather: A plan whose judgment is preferred where it is remembered.
 
         Raises:
             EngineError: The engine gave no usable answer, and `on_error` is "raise".
             ConfigurationError: The query does not fit the model's context.
         """
         try:
-            async with self._places(plan):
-                return await self._judge(
-                    index, query, passage, plan, deadline, known=known, rather=rather
-                )
+            async with self._places(case.plan):
+                return await self._judge(case)
         except EngineError as error:
-            return self.fail(index, error, known)
+            return self.fail(case.index, error, case.known)
 
     def fail(self, index: int, error: EngineError, known: Judgment | None = None) -> Judgment:
         """What a failure means: the judgment that says so, or the error itself.
@@ -109,68 +111,52 @@ class PassageJudge:
             self._slots[is_direct] = asyncio.Semaphore(self._options.max_concurrency)
         return self._slots[is_direct]
 
-    async def _judge(
-        self,
-        index: int,
-        query: str,
-        passage: str,
-        plan: Plan,
-        deadline: Deadline,
-        *,
-        known: Judgment | None,
-        rather: Plan | None,
-    ) -> Judgment:
+    async def _judge(self, case: Case) -> Judgment:
         prompt, room = await fit(
-            self._engine, query, passage, max_reasoning_tokens=self._longest_thought()
+            self._engine, case.query, case.passage, max_reasoning_tokens=self._longest_thought()
         )
-        plan = _within(room, plan)
-        if rather is not None:
-            found = self._memory.find(self._engine.model, prompt, _within(room, rather), index)
+        plan, model = _within(room, case.plan), self._engine.model
+        if case.rather is not None:
+            found = self._memory.find(model, prompt, _within(room, case.rather), case.index)
             if found is not None:
                 return found
 
         async def make() -> tuple[Judgment, bool]:
-            return await self._follow_all(index, prompt, plan, deadline, known)
+            return await self._follow_all(replace(case, plan=plan), prompt)
 
-        return await self._memory.recall(self._engine.model, prompt, plan, index, make)
+        return await self._memory.recall(model, prompt, plan, case.index, make)
 
     def _longest_thought(self) -> int:
         # The same for every verdict of a query, so that all of them read the same passage.
         return 0 if self._options.thinking == "none" else self._options.max_reasoning_tokens
 
-    async def _follow_all(
-        self, index: int, prompt: Prompt, plan: Plan, deadline: Deadline, known: Judgment | None
-    ) -> tuple[Judgment, bool]:
+    async def _follow_all(self, case: Case, prompt: Prompt) -> tuple[Judgment, bool]:
         """The judgment of one thought, or of several sampled ones; whether none was cut short."""
-        if plan.samples == 1:
-            return await self._follow(index, prompt, plan, 0, deadline, known)
+        samples = case.plan.samples
+        if samples == 1:
+            return await self._follow(case, prompt, sample=0)
         answers = await background.gather(
-            self._follow(index, prompt, plan, sample, deadline, known)
-            for sample in range(plan.samples)
+            self._follow(case, prompt, sample=sample) for sample in range(samples)
         )
         judgments = [judgment for judgment, _ in answers]
         return procedure.mean(judgments), all(is_final for _, is_final in answers)
 
-    async def _follow(
-        self,
-        index: int,
-        prompt: Prompt,
-        plan: Plan,
-        sample: int,
-        deadline: Deadline,
-        known: Judgment | None,
-    ) -> tuple[Judgment, bool]:
+    async def _follow(self, case: Case, prompt: Prompt, *, sample: int) -> tuple[Judgment, bool]:
         """Ask the engine what the procedure wants to know, until it has a judgment."""
-        step_tokens = None if deadline.end is None else self._options.step_tokens
         steps = procedure.judge(
-            index, prompt, plan, sample=sample, step_tokens=step_tokens, known=known
+            case.index,
+            prompt,
+            case.plan,
+            sample=sample,
+            step_tokens=None if case.deadline.end is None else self._options.step_tokens,
+            known=case.known,
         )
         is_final = True
         request = next(steps)
         while True:
             try:
                 try:
-                    completion = await self._complete(request, deadline)
+                    completion = await self._complete(request, case.deadline)
                 except OutOfTime as signal:
                     is_final = False
                     request = steps.throw(signal)

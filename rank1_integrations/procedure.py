@@ -13,6 +13,7 @@ import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from rank1_integrations.adaptive import Region
 from rank1_integrations.engines.base import Completion, Request, TokenIds
 from rank1_integrations.errors import EngineError
 from rank1_integrations.judgment import Finish, Judgment
@@ -47,21 +48,17 @@ class Probing:
 
     Attributes:
         step_tokens: Tokens of thought between two probes.
-        low: A passage with log-odds of at most this is not kept, whatever else is thought.
-        high: One with at least this is kept.
+        region: Where the outcome is open; a verdict outside it is final.
         settled: Two probes that differ by less, in log-odds, are final too.
     """
 
     step_tokens: int
-    low: float
-    high: float
+    region: Region
     settled: float
 
     def is_plain(self, before: float | None, now: float) -> bool:
         """Whether a probe, after the one before it, leaves nothing to think about."""
-        if not self.low < now < self.high:
-            return True
-        return before is not None and abs(now - before) < self.settled
+        return now not in self.region or (before is not None and abs(now - before) < self.settled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from training import text
 from training.pairs import TEMPLATE, PairWriter
-from training.tokenizer import END_THINK
+from training.tokenizer import END_THINK, word_id
 from training.train import FINISHED_THOUGHT_LINE
 from training.words import STOP_WORDS, stem, words
 
@@ -57,10 +57,7 @@ class Judge:
         self._longest = longest
         end: Any = self._tokenizer.convert_tokens_to_ids(END_THINK)
         self._end = int(end)
-        self._labels = [
-            self._tokenizer(label, add_special_tokens=False).input_ids[0]
-            for label in (" true", " false")
-        ]
+        self._labels = [word_id(self._tokenizer, word) for word in ("true", "false")]
 
     @torch.inference_mode()
     def answers(self, pairs: Sequence[tuple[str, str]], batch: int = 64) -> list[Answer]:

