@@ -1,8 +1,9 @@
 """Models that vLLM runs for this process: loaded once, shared, and ended with their last user.
 
 vLLM runs a model in processes of its own, which nothing ends by itself: not when the objects
-that use them are collected, and at the interpreter's exit multiprocessing waits for them for
-ever. So this module counts users, and ends what is left before the interpreter does.
+that use them are collected, not when this process is killed, and at the interpreter's exit
+multiprocessing waits for them for ever. So this module counts users, ends what is left before the
+interpreter does, and has each model watched for the case that this process can't end it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -26,17 +29,21 @@ from typing import Any
 from rank1_integrations.errors import ConfigurationError, MissingExtraError
 
 try:
-    import psutil
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
+
+from rank1_integrations.engines import vllm_watch
 
 logger = logging.getLogger(__name__)
 
 # Statistics are for servers with someone who reads them; they cost time at every token.
 _DEFAULTS = {"disable_log_stats": True}
 _NEEDED = {"logprobs_mode": "raw_logprobs", "skip_tokenizer_init": False}
+
+# Seconds between two looks for processes that are to go.
+_PAUSE = 0.1
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -47,6 +54,7 @@ class Model:
     engine_args: dict[str, Any]
     llm: AsyncLLM
     processes: set[BaseProcess]
+    watch: subprocess.Popen[bytes]
     users: int = 1
 
 
@@ -81,7 +89,8 @@ def acquire(name: str, engine_args: Mapping[str, Any]) -> Model:
             )
         others = _processes()
         llm = _load(name, engine_args)
-        model = Model(name, deepcopy(dict(engine_args)), llm, _processes() - others)
+        processes = _processes() - others
+        model = Model(name, deepcopy(dict(engine_args)), llm, processes, _watch(processes))
         _models.append(model)
         return model
 
@@ -150,7 +159,8 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
                 llm.shutdown()
 
     others = _processes()
-    threading.Thread(target=load, name="rank1-load", daemon=True).start()
+    loading = threading.Thread(target=load, name="rank1-load", daemon=True)
+    loading.start()
     try:
         return loaded.result()
     except Exception as error:  # vLLM raises many kinds
@@ -158,7 +168,11 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
     except BaseException:
         # Ctrl-C: no one will use what is being loaded.
         loaded.cancel()
-        _kill(_processes() - others)
+        # vLLM may be about to start its processes, and gives up when it has lost them.
+        while loading.is_alive():
+            for process_id in _ids(_processes() - others):
+                vllm_watch.kill_family(process_id)
+            loading.join(_PAUSE)
         raise
 
 
@@ -167,19 +181,20 @@ def _processes() -> set[BaseProcess]:
     return {child for child in multiprocessing.active_children() if "EngineCore" in child.name}
 
 
-def _kill(processes: set[BaseProcess]) -> None:
-    """Kill processes and what they have started."""
-    for process in processes:
-        try:
-            parent = psutil.Process(process.pid)
-            family = [*parent.children(recursive=True), parent]
-        except psutil.NoSuchProcess:
-            continue
-        for member in family:
-            try:
-                member.kill()
-            except psutil.NoSuchProcess:
-                continue
+def _watch(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
+    """Have processes killed when this one is gone, by one that no signal of a terminal reaches."""
+    return subprocess.Popen(
+        # Without -P, what lies beside the script could be imported in place of what it means.
+        [sys.executable, "-P", vllm_watch.__file__, *map(str, [os.getpid(), *_ids(processes)])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _ids(processes: set[BaseProcess]) -> list[int]:
+    return [process.pid for process in processes if process.pid is not None]
 
 
 def _end_all() -> None:
@@ -196,6 +211,8 @@ def _end(model: Model) -> None:
     for process in model.processes:
         # vLLM leaves those that it had to kill as zombies.
         process.join(timeout=10)
+    model.watch.kill()
+    model.watch.wait()
 
 
 def _done(timeout: float | None = None) -> None:

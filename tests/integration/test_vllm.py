@@ -308,15 +308,30 @@ def test_ctrl_c_ends_the_call_and_not_the_model_which_ends_with_the_script(tmp_p
     assert process.returncode == 0, said
 
 
-def test_ctrl_c_while_loading_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 3], ids=["before its processes", "with them"])
+def test_ctrl_c_while_loading_leaves_no_process(processes: int, tmp_path: Path) -> None:
     with script("judge", tmp_path) as (process, output):
-        # Once there are children, vLLM is starting its own.
-        wait_until(lambda: len(session(process.pid)) > 2 or process.poll() is not None)
+        # vLLM says something when it is about to start its own.
+        wait_until(
+            lambda: (
+                (b"(MainProcess" in output.read_bytes() and len(session(process.pid)) >= processes)
+                or process.poll() is not None
+            )
+        )
         os.killpg(process.pid, signal.SIGINT)
         process.wait(PATIENCE)
     said = output.read_text()
     assert "KeyboardInterrupt" in said
     assert "\nloaded\n" not in said
+
+
+def test_a_script_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    with script("judge", tmp_path) as (process, output):
+        wait_until(lambda: b"judging" in output.read_bytes() or process.poll() is not None)
+        started = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(PATIENCE) == -signal.SIGKILL, output.read_text()
+        wait_until(lambda: not any(child.is_running() for child in started))
 
 
 def test_an_exception_in_the_middle_leaves_no_process(tmp_path: Path) -> None:
