@@ -93,17 +93,28 @@ async def as_completed(
     except TimeoutError:
         is_late = True
     finally:
-        ending = asyncio.ensure_future(_end(tasks))
         if is_late:
+            ending = asyncio.ensure_future(_end_one_by_one(tasks))
             _endings.add(ending)
             ending.add_done_callback(_endings.discard)
         else:
-            await ending
+            await asyncio.ensure_future(_end(tasks))
 
 
 async def _end(tasks: list[asyncio.Task[T]]) -> None:
     for task in tasks:
         task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _end_one_by_one(tasks: list[asyncio.Task[T]]) -> None:
+    """Cancel one in a turn of the loop: all at once would hold up what is due now elsewhere.
+
+    Those that began last come first, as they may still be waiting for what the others give free.
+    """
+    for task in reversed(tasks):
+        task.cancel()
+        await asyncio.sleep(0)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -67,6 +68,25 @@ def test_ctrl_c_ends_the_work() -> None:
     with pytest.raises(KeyboardInterrupt):
         background.run(long())
     assert ended.wait(10)
+
+
+async def test_work_that_is_late_ends_one_by_one_so_that_others_are_not_held_up() -> None:
+    ended: list[int] = []
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    works = (work(number) for number in range(100))
+    assert [item async for item in background.as_completed(works, until=time.monotonic())] == []
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert 0 < len(ended) <= 20
+    while len(ended) < 100:
+        await asyncio.sleep(0)
+    assert ended == list(reversed(range(100)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
