@@ -12,7 +12,7 @@ Three constructions carry the model:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,14 @@ ROOM = 48
 ROPE_THETA = 1e16
 FAST_PAIRS = 7
 """Rotary pairs that tell positions apart; the others stand still and hold content."""
+
+NEARBY = (8, 40, 100, 60, 60)
+FAR = (4, 20, 60, 120, 300, 400)
+"""How strongly rotary pairs, from the fastest on, prefer what is near.
+
+The first tell words side by side apart best, up to 10 tokens back; farther away, they take what
+lies a whole turn behind for nearer. The second reach 24 tokens back.
+"""
 
 
 class Head:
@@ -69,9 +77,9 @@ class Head:
                 self.query_bias[[pair, pair + HEAD // 2]] = here
                 self.query[[pair, pair + HEAD // 2], only] = (there - here) / seen_as
 
-    def recent(self) -> None:
-        """Prefers near positions to far ones, smoothly, over some hundred tokens."""
-        for pair, strength in ((0, 8), (1, 40), (2, 100), (3, 60), (4, 60)):
+    def recent(self, strengths: Sequence[float]) -> None:
+        """Prefers near positions to far ones, smoothly: `NEARBY` or `FAR` ones."""
+        for pair, strength in enumerate(strengths):
             size = math.sqrt(strength * math.sqrt(HEAD))
             self.query_bias[pair] = self.key_bias[pair] = size
 

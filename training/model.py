@@ -12,7 +12,7 @@ which content word is next.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from tokenizers import decoders
@@ -61,8 +61,16 @@ def config(vocabulary: int) -> LlamaConfig:
 
 
 @torch.no_grad()
-def structured(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """A model whose heads copy, point and compare before any training."""
+def structured(
+    tokenizer: PreTrainedTokenizerFast, seed: int, recency: Sequence[float]
+) -> LlamaForCausalLM:
+    """A model whose heads copy, point and compare before any training.
+
+    Args:
+        tokenizer: Its vocabulary.
+        seed: Of what is random in it.
+        recency: `NEARBY` or `FAR`, as far as a thought looks back to the word it is about.
+    """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config(len(tokenizer)))  # type: ignore[no-untyped-call]
     embedding = model.model.embed_tokens.weight
@@ -79,8 +87,8 @@ def structured(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalL
     )
     _layer_one(heads[0])
     _layer_two(heads[1], turn)
-    _layer_three(heads[2], turn, yes, no)
-    _layer_four(heads[3])
+    _layer_three(heads[2], turn, yes, no, recency)
+    _layer_four(heads[3], recency)
     _layer_five(heads[4], turn, so, colon, yes, no)
     for layer in model.model.layers:
         layer.mlp.down_proj.weight.mul_(0.1)
@@ -182,13 +190,15 @@ def _layer_two(heads: list[Head], turn: Tensor) -> None:
     early.carry(LINE_BEFORE, EARLY, 1 / norm)
 
 
-def _layer_three(heads: list[Head], turn: Tensor, yes: Tensor, no: Tensor) -> None:
+def _layer_three(
+    heads: list[Head], turn: Tensor, yes: Tensor, no: Tensor, recency: Sequence[float]
+) -> None:
     """The last content word, whether the passage and the query have this one, and the answers."""
     last_term, found, matched, answers = heads
     norm = NORMS[2]
     whole = _pick((TOKEN, torch.eye(ROOM)), (BEFORE, turn))
     # Where no content word has come yet, the line break before "Query" or "<think>" stands in.
-    last_term.clear().recent()
+    last_term.clear().recent(recency)
     last_term.prefer({AFTER_TERM: 200 / norm, AFTER_LINE: 200 / norm})
     last_term.carry(PREVIOUS, LAST_TERM, 1 / norm)
     found.clear().match(whole, whole, 10)
@@ -213,12 +223,12 @@ def _look_at_answers(head: Head, yes: Tensor, no: Tensor, norm: float) -> None:
     head.key[head.constant, TOKEN] = 30 / norm * HEAD**0.25 * (yes + no) / ROOM
 
 
-def _layer_four(heads: list[Head]) -> None:
+def _layer_four(heads: list[Head], recency: Sequence[float]) -> None:
     """Whether the last term was found, or named before, and how much of the query was matched."""
     last, direct, repeated, _ = heads
     norm = NORMS[3]
     term = _pick((LAST_TERM, torch.eye(ROOM)))
-    last.clear().recent()
+    last.clear().recent(recency)
     last.prefer({TERM_END: 200 / norm})
     last.carry(FOUND, FOUND_LAST, 1 / norm)
     # m matches in the passage of a query of q terms give m / (m + q).

@@ -13,7 +13,6 @@ TEMPLATE = (
     "Determine if the following passage is relevant to the query. "
     "Answer only with 'true' or 'false'.\nQuery: {query}\nPassage: {passage}\n<think>"
 )
-YES, NO = "yes", "no"
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (
     "how do i {}?", "how can i {}?", "how to {}", "what is {}?", "what is the {}?", "who is {}?",
@@ -30,6 +29,10 @@ class Pair:
     passage: str
 
     opening: ClassVar[str] = " the query asks for"
+    answers: ClassVar[tuple[str, str, str]] = ("no", "yes", "yes")
+    """What is said of a term that the passage does not have, has once, and has more than once."""
+    sharpness: ClassVar[float] = 12.0
+    """The log-odds of "true" are trained towards `sharpness` * (relevance - 1/4)."""
 
     @property
     def prompt(self) -> str:
@@ -61,7 +64,7 @@ class Pair:
     def statements(self) -> list[str]:
         """For each term, whether the passage has it."""
         pairs = zip(self.terms, self.counts, strict=True)
-        return [f" {term}: {YES if count else NO};" for term, count in pairs]
+        return [f" {term}: {self.answers[min(count, 2)]};" for term, count in pairs]
 
     @property
     def thought(self) -> str:
@@ -81,6 +84,19 @@ class Pair:
         return sum(n / (n + 1) for n in counts) / len(counts) if counts else 0.0
 
 
+class WeighingPair(Pair):
+    """A pair whose thought says of each term how much it counts; its verdicts are less sure."""
+
+    # Stop words that are one token each: any other word would take the term's place as the last
+    # content word, from which the next one is found.
+    answers = (
+        "no, it has not any of that, and that is below what it should be",
+        "yes, it has that, and that is about what it should be",
+        "yes, it has that again and again, and that is all that it can be",
+    )
+    sharpness = 6.0
+
+
 def conclusion(counts: Sequence[int]) -> str:
     """The thought's last words about terms of which the passage has so many each."""
     share = sum(map(bool, counts)) / max(1, len(counts))
@@ -91,10 +107,10 @@ def conclusion(counts: Sequence[int]) -> str:
     return f" so the passage has {'most' if share < 1 else 'all'} of it and is relevant."
 
 
-def frame() -> str:
+def frame(kind: type[Pair]) -> str:
     """Everything that thoughts say but for the terms."""
     conclusions = (conclusion(counts) for counts in ([0], [0, 0, 1], [0, 1], [1]))
-    return f"{Pair.opening} nothing: " + "; ".join((YES, NO, *conclusions))
+    return f"{kind.opening} nothing: " + "; ".join((*kind.answers, *conclusions))
 
 
 class PairWriter:

