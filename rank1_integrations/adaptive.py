@@ -57,7 +57,11 @@ def where_open(
 
 
 def worth_a_thought(direct: list[Judgment], region: Region, *, share: float) -> list[int]:
-    """The passages to think about: the best where a list is ordered, else those nearest to open.
+    """The passages to think about: the first of a list in order, else those nearest to open.
+
+    Which are the first, retriever and direct verdict decide together, by the sum of the reciprocal
+    ranks that they give (as in Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion", SIGIR
+    2009, without its constant): each knows of good passages that the other takes for worse.
 
     Args:
         direct: The direct verdicts of the query's passages.
@@ -68,9 +72,15 @@ def worth_a_thought(direct: list[Judgment], region: Region, *, share: float) -> 
         Their indices, those first that matter most.
     """
     odds = {one.index: one.log_odds for one in direct if one.log_odds is not None}
-    unsure = [index for index in odds if odds[index] in region]
+    unsure = sorted(index for index in odds if odds[index] in region)
     if region.high == math.inf:
-        unsure.sort(key=odds.__getitem__, reverse=True)
+        by_verdict = sorted(unsure, key=odds.__getitem__, reverse=True)
+        weights = dict.fromkeys(unsure, 0.0)
+        for order in (unsure, by_verdict):
+            for rank, index in enumerate(order, 1):
+                weights[index] += 1 / rank
+        # Of equals, the better verdict first.
+        unsure = sorted(by_verdict, key=weights.__getitem__, reverse=True)
     else:
         middle = (region.low + region.high) / 2
         unsure.sort(key=lambda index: abs(odds[index] - middle))

@@ -21,7 +21,7 @@ from rank1_integrations.procedure import Plan, Probing
 _DIRECTLY = Plan(max_tokens=0)
 
 # Two verdicts with and without another step of thought that differ by less, in log-odds, agree.
-_SETTLED = 0.5
+_SETTLED = 0.25
 
 
 class Judging:

@@ -65,8 +65,8 @@ class Options(BaseModel):
 
     adaptive_share: float = Field(default=0.3, gt=0, le=1)
     """For "adaptive": at most this share of a query's passages, and one at least, is thought
-    about: the best ones by their direct verdicts; where only a threshold decides, those nearest
-    to it."""
+    about: the best ones by direct verdict and retriever together; where only a threshold decides,
+    those nearest to it."""
 
     adaptive_sure: float = Field(default=0.95, gt=0.5, lt=1)
     """For "adaptive": a passage is plain when it lies as far from what decides (the threshold, the

@@ -65,10 +65,22 @@ def test_of_threshold_and_last_place_the_higher_one_closes_the_list() -> None:
     assert region(judgments, top_n=1, score_threshold=0.5) == (1.0 - 3, math.inf)
 
 
-def test_of_a_list_the_best_are_thought_about() -> None:
+EVERYTHING = Region(low=-math.inf, high=math.inf)
+
+
+def test_the_first_of_a_list_are_thought_about_by_verdict_and_retriever_together() -> None:
     judgments = direct(0.9, -0.1, 0.5, 8.0)
-    everything = Region(low=-math.inf, high=math.inf)
-    assert worth_a_thought(judgments, everything, share=0.5) == [3, 0]
+    # Sums of reciprocal ranks: 1 + 1/2, 1/2 + 1/4, 1/3 + 1/3, 1/4 + 1.
+    assert worth_a_thought(judgments, EVERYTHING, share=1) == [0, 3, 1, 2]
+
+
+def test_what_is_not_open_has_no_rank() -> None:
+    judgments = direct(-5.0, None, 0.2, 0.1)
+    assert worth_a_thought(judgments, Region(low=-3, high=math.inf), share=1) == [2, 3]
+
+
+def test_of_two_that_rank_alike_the_better_verdict_comes_first() -> None:
+    assert worth_a_thought(direct(0.1, 0.2), EVERYTHING, share=0.5) == [1]
 
 
 def test_where_a_threshold_decides_the_nearest_are_thought_about() -> None:
@@ -79,9 +91,7 @@ def test_where_a_threshold_decides_the_nearest_are_thought_about() -> None:
 
 @pytest.mark.parametrize(("size", "thoughts"), [(1, 1), (3, 1), (10, 3), (20, 6), (29, 8)])
 def test_a_share_is_rounded_down_but_to_one_at_least(size: int, thoughts: int) -> None:
-    judgments = direct(*range(size))
-    everything = Region(low=-math.inf, high=math.inf)
-    assert len(worth_a_thought(judgments, everything, share=0.3)) == thoughts
+    assert len(worth_a_thought(direct(*range(size)), EVERYTHING, share=0.3)) == thoughts
 
 
 def test_what_was_not_judged_is_not_thought_about() -> None:

@@ -122,7 +122,7 @@ def test_a_verdict_forced_by_the_deadline_is_not_remembered() -> None:
         return await ScriptedEngine.complete(engine, request)
 
     engine.complete = slow_thoughts  # type: ignore[method-assign]
-    (hurried,) = Rank1(engine, cache=cache, deadline=0.3).judge("q", ["p"])
+    (hurried,) = Rank1(engine, cache=cache, deadline=1.0).judge("q", ["p"])
     (patient,) = Rank1(ScriptedEngine(length_script), cache=cache).judge("q", ["p"])
     assert (hurried.finish, patient.finish) == ("direct", "concluded")
 
