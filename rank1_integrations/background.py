@@ -93,28 +93,27 @@ async def as_completed(
     except TimeoutError:
         is_late = True
     finally:
+        ending = asyncio.ensure_future(_end(tasks, in_turns=is_late))
         if is_late:
-            ending = asyncio.ensure_future(_end_one_by_one(tasks))
             _endings.add(ending)
             ending.add_done_callback(_endings.discard)
         else:
-            await asyncio.ensure_future(_end(tasks))
+            await ending
 
 
-async def _end(tasks: list[asyncio.Task[T]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+async def _end(tasks: list[asyncio.Task[T]], *, in_turns: bool) -> None:
+    """Cancel what still runs, and see it end.
 
-
-async def _end_one_by_one(tasks: list[asyncio.Task[T]]) -> None:
-    """Cancel one in a turn of the loop: all at once would hold up what is due now elsewhere.
-
-    Those that began last come first, as they may still be waiting for what the others give free.
+    Args:
+        tasks: Those that began last are cancelled first: they may still be waiting for what the
+            others give free.
+        in_turns: Cancel one in a turn of the loop: where time is over, all at once would hold up
+            what is due now elsewhere.
     """
     for task in reversed(tasks):
         task.cancel()
-        await asyncio.sleep(0)
+        if in_turns:
+            await asyncio.sleep(0)
     await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -23,7 +23,7 @@ def collection(queries: int, candidates: int, seed: int) -> dict[str, list[str]]
         candidates: How many passages each has, its relevant one among them.
         seed: Of the choice among all headings.
     """
-    bodies = text.headed(test=True)
+    bodies = text.headed()
     passages = [Passage(f"p{number}", body) for number, body in enumerate(bodies)]
     asked = list(zip(passages, bodies.values(), strict=True))
     random.Random(seed).shuffle(asked)

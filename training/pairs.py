@@ -1,5 +1,6 @@
 """A query, a passage, the thought that is right about them, and how relevant the passage is."""
 
+import math
 import random
 import re
 from collections import Counter
@@ -13,6 +14,8 @@ TEMPLATE = (
     "Determine if the following passage is relevant to the query. "
     "Answer only with 'true' or 'false'.\nQuery: {query}\nPassage: {passage}\n<think>"
 )
+MIDDLE = 0.25
+"""The relevance at which the verdict is even."""
 CONSONANTS, VOWELS = "bcdfghjklmnpqrstvwxz", "aeiouy"
 QUESTIONS = (
     "how do i {}?", "how can i {}?", "how to {}", "what is {}?", "what is the {}?", "who is {}?",
@@ -32,7 +35,7 @@ class Pair:
     answers: ClassVar[tuple[str, str, str]] = ("no", "yes", "yes")
     """What is said of a term that the passage does not have, has once, and has more than once."""
     sharpness: ClassVar[float] = 12.0
-    """The log-odds of "true" are trained towards `sharpness` * (relevance - 1/4)."""
+    """The log-odds of "true" for each unit of relevance."""
 
     @property
     def prompt(self) -> str:
@@ -82,6 +85,11 @@ class Pair:
         """The mean over terms of n / (n + 1), n being how often the passage has the term."""
         counts = self.counts
         return sum(n / (n + 1) for n in counts) / len(counts) if counts else 0.0
+
+    @property
+    def true(self) -> float:
+        """The probability of "true" that the verdict is to have."""
+        return 1 / (1 + math.exp(-self.sharpness * (self.relevance - MIDDLE)))
 
 
 class WeighingPair(Pair):

@@ -33,16 +33,16 @@ def passages(*, test: bool) -> list[str]:
     return [text for text in sides[test] if not test or text not in sides[False]]
 
 
-def headed(*, test: bool) -> dict[str, str]:
-    """Texts of 25 to 250 words of perl's documentation, with the heading above each."""
-    other = set(passages(test=not test))
+def headed() -> dict[str, str]:
+    """Held-out texts of 25 to 250 words of perl's documentation, with the heading above each."""
+    trained = set(passages(test=False))
     found = {}
     for origin, file, read in _files():
-        if read is _pods and held_out(origin) == test:
+        if read is _pods and held_out(origin):
             content = file.read_text(encoding="utf-8", errors="ignore")
             for heading, below in _HEADED.findall(content):
                 body = " ".join(_without_codes(below).split())
-                if list(_paragraphs(body)) == [body] and body not in other:
+                if list(_paragraphs(body)) == [body] and body not in trained:
                     found[body] = _without_codes(heading).strip()
     return found
 

@@ -35,8 +35,6 @@ BATCH_TOKENS = 4096
 REPORT = 50
 SLOW = 0.1
 """The learning rate of what is written down, as a share of the rest's."""
-MIDDLE = 0.25
-"""The relevance at which the verdict is even."""
 THOUGHTS = {"listing": (pairs.Pair, NEARBY), "weighing": (pairs.WeighingPair, FAR)}
 """What pairs a form of thought is learned from, and how far it looks back to its word."""
 
@@ -113,7 +111,7 @@ class Examples:
         place = self._random.randint(first + 1, len(whole.tokens) - 2)
         tail = self._ids(f"\n{END_THINK}")
         return Example(
-            whole.tokens[:place] + tail, whole.written[:place] + [False] * len(tail), _true(pair)
+            whole.tokens[:place] + tail, whole.written[:place] + [False] * len(tail), pair.true
         )
 
     def _example(
@@ -135,16 +133,11 @@ class Examples:
         )
         tokens = [token for ids, _ in parts for token in ids]
         written = [learned for ids, learned in parts for _ in ids]
-        return Example(tokens, written, _true(pair))
+        return Example(tokens, written, pair.true)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
         return ids
-
-
-def _true(pair: pairs.Pair) -> float:
-    """The probability of "true" that the verdict on a pair is to have."""
-    return 1 / (1 + math.exp(-pair.sharpness * (pair.relevance - MIDDLE)))
 
 
 def _batch(group: list[Example]) -> Batch:
