@@ -20,8 +20,8 @@ from typing import Any, Literal
 import openai
 
 from benchmarks.setting import BLOCK_SIZE, apart, demo_on_vllm, found_passages
-from rank1_integrations import Rank1, background
-from rank1_integrations.prompt import FALSE, TRUE, build_prompt
+from rank1_integrations import Rank1, _event_loop
+from rank1_integrations.scoring.prompt import FALSE, TRUE, build_prompt
 from tests.integration.conftest import SERVED_NAME, demo_server
 
 QUERY = "How do I sort a list in place?"
@@ -79,13 +79,13 @@ def compare(where: str, complete: Complete, prompts: list[list[int]], labels: li
     print(where)
     ratios: dict[str, list[float]] = {name: [] for name in RECIPES}
     seen: dict[str, list[dict[int, float]]] = {}
-    background.run(_gather(afterwards, complete, prompts))  # warm up
+    _event_loop.run(_gather(afterwards, complete, prompts))  # warm up
     for turn in range(ROUNDS):
         seconds = {}
         order = [*RECIPES][turn % 4 :] + [*RECIPES][: turn % 4]
         for name in order:
             started = time.perf_counter()
-            seen[name] = background.run(_gather(RECIPES[name], complete, prompts))
+            seen[name] = _event_loop.run(_gather(RECIPES[name], complete, prompts))
             seconds[name] = time.perf_counter() - started
         for name, taken in seconds.items():
             ratios[name].append(seconds["(d) none"] / taken)

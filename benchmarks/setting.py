@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from rank1_integrations import Rank1
-from rank1_integrations.demo import DEMO_MODEL
+from rank1_integrations.demo_model import DEMO_MODEL
 
 # Tokens of the prefix cache's blocks, which is reused in whole blocks only: 16 on GPUs. vLLM for
 # processors takes 128 by default, and 32 at least.

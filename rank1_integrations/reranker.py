@@ -10,16 +10,16 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from rank1_integrations import background
-from rank1_integrations.deadline import Deadline, RecentTimes
+from rank1_integrations import _event_loop
+from rank1_integrations.config import Options, check_cut
 from rank1_integrations.engines.base import Engine
-from rank1_integrations.errors import ConfigurationError, Rank1Error
-from rank1_integrations.judging import Judging
+from rank1_integrations.exceptions import ConfigurationError, Rank1Error
 from rank1_integrations.judgment import Judgment, rank
-from rank1_integrations.options import Options, check_cut
-from rank1_integrations.passage_judge import PassageJudge
-from rank1_integrations.prompt import define_relevance
-from rank1_integrations.usage import Usage
+from rank1_integrations.query_job import Judging
+from rank1_integrations.scoring.deadline import Deadline, RecentTimes
+from rank1_integrations.scoring.prompt import define_relevance
+from rank1_integrations.scoring.scorer import PassageJudge
+from rank1_integrations.scoring.usage import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Rank1:
             ConfigurationError: An argument can't work. Whether the server answers is found out
                 by the first call.
         """
-        from rank1_integrations.engines.server import ServerEngine
+        from rank1_integrations.engines.openai_server.engine import ServerEngine
 
         checked = Options.check(options)
         engine = ServerEngine(
@@ -88,7 +88,7 @@ class Rank1:
             ConfigurationError: An argument can't work, or vLLM can't load the checkpoint.
             MissingExtraError: vllm is not installed.
         """
-        from rank1_integrations.engines.vllm import VllmEngine
+        from rank1_integrations.engines.vllm.engine import VllmEngine
 
         checked = Options.check(options)
         engine = VllmEngine(model, engine_args=engine_args, timeout=checked.timeout)
@@ -128,7 +128,7 @@ class Rank1:
     @classmethod
     def demo(cls, **options: Any) -> Self:
         """The demonstration model in this package: it shows the form, and is no good reranker."""
-        from rank1_integrations.demo import DEMO_MODEL
+        from rank1_integrations.demo_model import DEMO_MODEL
 
         options = {"max_reasoning_tokens": 256, **options}
         return cls.from_transformers(str(DEMO_MODEL), device="cpu", dtype="float32", **options)
@@ -175,7 +175,7 @@ class Rank1:
         """
         texts, deadline = _check_passages(passages), self._deadline()
         judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
-        answer = background.run(_in_order(judgments))
+        answer = _event_loop.run(_in_order(judgments))
         self._answer_delays.since(deadline.end)
         return self._report(query, texts, answer)
 
@@ -190,7 +190,7 @@ class Rank1:
         """`judge`, awaited."""
         texts, deadline = _check_passages(passages), self._deadline()
         judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
-        answer = await background.arun(_in_order(judgments))
+        answer = await _event_loop.arun(_in_order(judgments))
         self._answer_delays.since(deadline.end)
         return self._report(query, texts, answer)
 
@@ -224,7 +224,7 @@ class Rank1:
         texts = _check_passages(passages)
         judgments = self._judgments(query, texts, self._deadline(), top_n, score_threshold)
         made = []
-        async with aclosing(background.iterate(judgments)) as stream:
+        async with aclosing(_event_loop.iterate(judgments)) as stream:
             async for judgment in stream:
                 made.append(judgment)
                 yield judgment
@@ -300,11 +300,11 @@ class Rank1:
 
     def close(self) -> None:
         """Free the engine's connections or memory. Further calls are refused."""
-        background.run(self._close())
+        _event_loop.run(self._close())
 
     async def aclose(self) -> None:
         """`close`, awaited."""
-        await background.arun(self._close())
+        await _event_loop.arun(self._close())
 
     def __enter__(self) -> Self:
         return self

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
-from rank1_integrations.engines.beginning import beginning
-from rank1_integrations.errors import ConfigurationError, EngineError, MissingExtraError
+from rank1_integrations.engines.tokenizer import beginning
+from rank1_integrations.exceptions import ConfigurationError, EngineError, MissingExtraError
 
 try:
     import torch

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 
 try:
     import langchain_core  # noqa: F401

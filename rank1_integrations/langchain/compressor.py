@@ -9,11 +9,11 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import RunnableConfig
 
+from rank1_integrations._adapter import Rank1Settings
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.langchain.documents import DocumentLike, Documents, as_documents
 from rank1_integrations.langchain.run import Answer, Question, Rerank
 from rank1_integrations.langchain.step import Rank1Step
-from rank1_integrations.settings import Rank1Settings
 
 
 class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):

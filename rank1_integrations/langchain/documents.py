@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 
-from rank1_integrations.errors import ConfigurationError
+from rank1_integrations.exceptions import ConfigurationError
 from rank1_integrations.judgment import Judgment
 
 DocumentLike = Document | Mapping[str, Any]

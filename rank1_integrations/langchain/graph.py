@@ -11,7 +11,7 @@ from typing import Any, Literal
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableLambda
 
-from rank1_integrations.errors import ConfigurationError
+from rank1_integrations.exceptions import ConfigurationError
 from rank1_integrations.langchain.compressor import Rank1Compressor
 
 Update = dict[str, list[Document]]

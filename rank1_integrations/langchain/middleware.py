@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import ToolMessage
 from langchain_core.prompts import BasePromptTemplate, format_document
 
-from rank1_integrations.errors import ConfigurationError, MissingExtraError
+from rank1_integrations.exceptions import ConfigurationError, MissingExtraError
 from rank1_integrations.langchain.compressor import Rank1Compressor
 from rank1_integrations.langchain.content import pieces
 from rank1_integrations.langchain.documents import (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from langchain_core.documents import Document
 
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 
 try:
     from openinference.instrumentation import Document as SpanDocument

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from rank1_integrations.errors import ConfigurationError
+from rank1_integrations.exceptions import ConfigurationError
 from rank1_integrations.langchain.documents import Documents
 from rank1_integrations.langchain.run import Answer
 

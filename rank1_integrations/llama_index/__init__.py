@@ -1,6 +1,6 @@
 """Rank1 in LlamaIndex: `Rank1Postprocessor`, a node postprocessor for any query engine."""
 
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 
 try:
     import llama_index.core  # noqa: F401

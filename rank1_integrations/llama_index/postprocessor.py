@@ -15,10 +15,10 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index_instrumentation import get_dispatcher
 
-from rank1_integrations.errors import ConfigurationError
+from rank1_integrations._adapter import Rank1Settings
+from rank1_integrations.config import check_cut
+from rank1_integrations.exceptions import ConfigurationError
 from rank1_integrations.judgment import Judgment
-from rank1_integrations.options import check_cut
-from rank1_integrations.settings import Rank1Settings
 
 dispatcher = get_dispatcher(__name__)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from rank1_integrations import Rank1
-from rank1_integrations.demo import DEMO_MODEL
-from tests.integration.tampering_proxy import TamperingProxy
-from tests.integration.vllm_server import VLLM_ENVIRONMENT, vllm_server
+from rank1_integrations.demo_model import DEMO_MODEL
+from tests.support.tampering_proxy import TamperingProxy
+from tests.support.vllm_server import VLLM_ENVIRONMENT, vllm_server
 
 SERVED_NAME = "rank1-demo"
 

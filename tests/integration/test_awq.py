@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rank1_integrations import ConfigurationError, Rank1
-from tests.checkpoints import CONCLUDED, FAMILIES, QUERY, QWEN, Family, write_awq_checkpoint
-from tests.integration import awq_kernel
-from tests.integration.vllm_server import vllm_server
+from tests.support import awq_kernel
+from tests.support.checkpoints import CONCLUDED, FAMILIES, QUERY, QWEN, Family, write_awq_checkpoint
+from tests.support.vllm_server import vllm_server
 
 PASSAGES = [CONCLUDED, "", "Lava is molten rock.", "Cats sleep on sofas."]
 

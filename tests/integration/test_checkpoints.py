@@ -14,13 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rank1_integrations import ConfigurationError, Judgment, Rank1, background
+from rank1_integrations import ConfigurationError, Judgment, Rank1, _event_loop
 from rank1_integrations.engines.base import Engine, Request
-from rank1_integrations.engines.server import ServerEngine
+from rank1_integrations.engines.openai_server.engine import ServerEngine
 from rank1_integrations.engines.transformers import TransformersEngine
-from rank1_integrations.fitting import CLOSING_TOKENS, fit
-from rank1_integrations.prompt import END_OF_THOUGHT, build_prompt, sanitize
-from tests.checkpoints import (
+from rank1_integrations.scoring.prompt import END_OF_THOUGHT, build_prompt, sanitize
+from rank1_integrations.scoring.truncation import CLOSING_TOKENS, fit
+from tests.support.checkpoints import (
     CONCLUDED,
     FAMILIES,
     QUERY,
@@ -28,8 +28,8 @@ from tests.checkpoints import (
     Family,
     write_checkpoint,
 )
-from tests.integration.tampering_proxy import TamperingProxy, is_about_passages
-from tests.integration.vllm_server import VLLM_ENVIRONMENT, vllm_server
+from tests.support.tampering_proxy import TamperingProxy, is_about_passages
+from tests.support.vllm_server import VLLM_ENVIRONMENT, vllm_server
 
 PASSAGES = [
     CONCLUDED,
@@ -61,7 +61,7 @@ def loaded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Loaded]:
     pytest.importorskip("vllm", reason="vLLM is not installed: `make test` installs it")
-    from rank1_integrations.engines.vllm import VllmEngine
+    from rank1_integrations.engines.vllm.engine import VllmEngine
 
     family: Family = request.param
     folder = tmp_path_factory.mktemp(family.name)
@@ -84,10 +84,10 @@ def loaded(
             ),
         }
         for engine in engines.values():
-            background.run(engine.start())
+            _event_loop.run(engine.start())
         yield Loaded(family, folder, url, engines)
         for engine in engines.values():
-            background.run(engine.aclose())
+            _event_loop.run(engine.aclose())
 
 
 def server_engine(url: str) -> ServerEngine:
@@ -104,7 +104,7 @@ def test_all_engines_read_the_same_tokens_with_the_familys_bos(loaded: Loaded) -
     expected = tuple(loaded.family.tokenizer().encode(prompt).ids)
     assert (expected[0] == loaded.family.bos_id) == (loaded.family.bos_id is not None)
     for name, engine in loaded.engines.items():
-        thought = background.run(
+        thought = _event_loop.run(
             engine.complete(Request(prompt=prompt, max_tokens=50, stop=END_OF_THOUGHT))
         )
         assert thought.stopped, name
@@ -118,7 +118,7 @@ def test_all_engines_count_tokens_alike(loaded: Loaded) -> None:
         text = build_prompt(QUERY, passage).text
         expected = len(loaded.family.tokenizer().encode(text).ids)
         for name, engine in loaded.engines.items():
-            assert background.run(engine.count_tokens(text)) == expected, name
+            assert _event_loop.run(engine.count_tokens(text)) == expected, name
 
 
 @pytest.mark.parametrize("thinking", ["full", "none"])
@@ -187,7 +187,7 @@ def test_any_text_is_fitted_by_cutting_off_its_end(
     @example([" half a \ud83d pair"], 40)
     def fits(fragments: list[str], times: int) -> None:
         passage = "".join(fragments) * times
-        prompt, budget = background.run(fit(engine, QUERY, passage, max_reasoning_tokens=thought))
+        prompt, budget = _event_loop.run(fit(engine, QUERY, passage, max_reasoning_tokens=thought))
         size = len(loaded.family.tokenizer().encode(prompt.text).ids)
         assert size + budget + CLOSING_TOKENS <= context
         assert budget == thought

@@ -2,7 +2,7 @@
 
 The ```python blocks of a page are run in order, in one namespace, as in a notebook: `await` may
 stand outside of functions. Only the server's address is another. What a page expects its reader
-to have is in the module of `tests/integration/pages` that has the page's name.
+to have is in the module of `tests/support/docs_fixtures` that has the page's name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADDRESS = "http://localhost:8000/v1"
 
 @pytest.mark.parametrize("page", PAGES)
 async def test_the_code_on_the_page_runs(page: str, server_url: str) -> None:
-    module = import_module(f"tests.integration.pages.{page.replace('-', '_')}")
+    module = import_module(f"tests.support.docs_fixtures.{page.replace('-', '_')}")
     with module.reader() as names:
         names["__name__"] = f"docs.{page}"
         for code in blocks(DOCS / f"{page}.md", server_url):

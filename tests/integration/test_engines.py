@@ -9,7 +9,7 @@ import pytest
 from examples.bm25 import Bm25Index
 from examples.standard_library import passages
 from rank1_integrations import Judgment, Rank1
-from rank1_integrations.demo import DEMO_MODEL
+from rank1_integrations.demo_model import DEMO_MODEL
 from tests.integration.conftest import ENGINE_ARGS
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.manual import (
+from tests.support.sample_corpus import (
     BEST,
     GOOD,
     POOR,
@@ -29,7 +29,7 @@ from tests.integration.manual import (
     Bm25Retriever,
     search_manual,
 )
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+from tests.support.tampering_proxy import Answer, Call, TamperingProxy
 
 KEY = "sk-very-secret-key"
 

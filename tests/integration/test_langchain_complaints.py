@@ -21,7 +21,8 @@ from langgraph.graph import START, StateGraph
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor, grade_documents
-from tests.integration.manual import (
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.sample_corpus import (
     BEST,
     GOOD,
     POOR,
@@ -31,8 +32,7 @@ from tests.integration.manual import (
     Bm25Retriever,
     search_manual,
 )
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
-from tests.scripted_engine import ScriptedEngine
+from tests.support.tampering_proxy import Answer, Call, TamperingProxy
 
 AT_ONCE = 48
 """More calls than the threads that LangChain would run a synchronous compressor in."""

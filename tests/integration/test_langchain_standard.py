@@ -11,7 +11,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.integration.manual import QUERY, search_manual
+from tests.support.sample_corpus import QUERY, search_manual
 
 
 class TestFilteredRetriever(RetrieversIntegrationTests):

@@ -17,7 +17,7 @@ from langsmith import Client
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.integration.manual import BEST, GOOD, POOR, QUERY, WORST, search_manual
+from tests.support.sample_corpus import BEST, GOOD, POOR, QUERY, WORST, search_manual
 
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])

@@ -37,7 +37,7 @@ from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Wor
 from rank1_integrations import Judgment, Rank1
 from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.llama_index_app import (
+from tests.support.llama_index_app import (
     BEST,
     QUERY,
     TEXTS,
@@ -49,7 +49,7 @@ from tests.integration.llama_index_app import (
     searching_llm,
     texts,
 )
-from tests.integration.tampering_proxy import Call, TamperingProxy
+from tests.support.tampering_proxy import Call, TamperingProxy
 from tests.unit.llama_index.recording import recorded
 
 FORMS = pytest.mark.parametrize("form", ["sync", "async"])

@@ -18,7 +18,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from rank1_integrations import Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.llama_index_app import (
+from tests.support.llama_index_app import (
     BEST,
     QUERY,
     TEXTS,
@@ -29,7 +29,7 @@ from tests.integration.llama_index_app import (
     scores,
     texts,
 )
-from tests.integration.tampering_proxy import Call, TamperingProxy, is_about_passages
+from tests.support.tampering_proxy import Call, TamperingProxy, is_about_passages
 from tests.unit.llama_index.exporting import attributes, documents, exported
 
 FORMS = pytest.mark.parametrize("form", ["sync", "async"])

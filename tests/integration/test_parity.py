@@ -15,9 +15,9 @@ import pytest
 from examples.bm25 import Bm25Index
 from examples.standard_library import passages
 from rank1_integrations import Judgment, Rank1
-from rank1_integrations.demo import DEMO_MODEL
+from rank1_integrations.demo_model import DEMO_MODEL
 from tests.integration.conftest import ENGINE_ARGS
-from tests.integration.vllm_server import VLLM_ENVIRONMENT
+from tests.support.vllm_server import VLLM_ENVIRONMENT
 
 QUERIES = [
     "How do I sort a list in place?",
@@ -53,7 +53,7 @@ def pairs(in_process: Rank1, tmp_path_factory: pytest.TempPathFactory) -> list[l
         ],
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.card_procedure", str(output)],
+        [sys.executable, "-m", "tests.support.reference_procedure", str(output)],
         input=json.dumps(asked),
         capture_output=True,
         text=True,

@@ -16,14 +16,14 @@ import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from tests.integration.conftest import SERVED_NAME
-from tests.integration.tampering_proxy import (
+from tests.support.tampering_proxy import (
     Answer,
     Call,
     Json,
     TamperingProxy,
     is_about_passages,
 )
-from tests.integration.vllm_server import free_port
+from tests.support.vllm_server import free_port
 
 QUERY = "How do I sort a list in place?"
 PASSAGES = [

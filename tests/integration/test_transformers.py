@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
-from rank1_integrations.demo import DEMO_MODEL
+from rank1_integrations.demo_model import DEMO_MODEL
 
 QUERY = "How do I sort a list in place?"
 PASSAGES = [

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from rank1_integrations import ConfigurationError, EngineError, Rank1, Rank1Error, background
-from rank1_integrations.demo import DEMO_MODEL
+from rank1_integrations import ConfigurationError, EngineError, Rank1, Rank1Error, _event_loop
+from rank1_integrations.demo_model import DEMO_MODEL
 from rank1_integrations.engines.base import Request
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.llama_index import Rank1Postprocessor
 from tests.integration.conftest import ENGINE_ARGS
-from tests.integration.vllm_server import VLLM_ENVIRONMENT
+from tests.support.vllm_server import VLLM_ENVIRONMENT
 
 psutil = pytest.importorskip("psutil", reason="comes with vLLM")
 
@@ -95,7 +95,7 @@ async def test_a_request_that_vllm_gives_up_is_an_error_and_no_unfinished_though
     call = asyncio.create_task(in_process.ajudge(QUERY, PASSAGES * 50))
     while not unfinished(in_process):
         await asyncio.sleep(0.001)
-    await background.arun(llm.abort([*llm.output_processor.request_states], internal=True))
+    await _event_loop.arun(llm.abort([*llm.output_processor.request_states], internal=True))
     with pytest.raises(EngineError, match="gave a request up"):
         await call
 
@@ -194,7 +194,7 @@ def test_where_vllm_can_not_name_tokens_the_likeliest_serve(
     in_process: Rank1, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = in_process.judge(QUERY, PASSAGES)
-    monkeypatch.setattr("rank1_integrations.engines.vllm._CHOOSES_LOGPROBS", False)
+    monkeypatch.setattr("rank1_integrations.engines.vllm.engine._CHOOSES_LOGPROBS", False)
     for judgment, exact in zip(in_process.judge(QUERY, PASSAGES), expected, strict=True):
         assert judgment.bounded or judgment.log_odds == pytest.approx(exact.log_odds, abs=1e-3)
 
@@ -210,10 +210,10 @@ def test_generation_goes_on_exactly_behind_a_stop_text(in_process: Rank1, stop: 
     async def generate(prompt: Any, stop: str | None = None) -> Any:
         return await engine.complete(Request(prompt=prompt, max_tokens=48, stop=stop))
 
-    whole = background.run(generate(prompt))
-    first = background.run(generate(prompt, stop))
+    whole = _event_loop.run(generate(prompt))
+    first = _event_loop.run(generate(prompt, stop))
     if first.stopped:
-        rest = background.run(generate(first.continuation))
+        rest = _event_loop.run(generate(first.continuation))
         assert (first.text + stop + rest.text).startswith(whole.text)
     else:
         assert first.text == whole.text
@@ -222,13 +222,13 @@ def test_generation_goes_on_exactly_behind_a_stop_text(in_process: Rank1, stop: 
 def test_labels_that_are_not_one_token_are_refused(in_process: Rank1) -> None:
     request = Request(prompt="x", max_tokens=1, labels=("true or false",))
     with pytest.raises(EngineError, match="is not one token of"):
-        background.run(in_process._engine.complete(request))
+        _event_loop.run(in_process._engine.complete(request))
 
 
 def test_a_prompt_longer_than_the_context_is_an_error(in_process: Rank1) -> None:
     request = Request(prompt="word " * 5000, max_tokens=1)
     with pytest.raises(EngineError, match="2048"):
-        background.run(in_process._engine.complete(request))
+        _event_loop.run(in_process._engine.complete(request))
 
 
 def test_a_forked_child_is_told_to_load_its_own(in_process: Rank1) -> None:
@@ -269,7 +269,7 @@ def script(then: str, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes],
     output = tmp_path / "output"
     with output.open("wb") as written:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.vllm_script", then],
+            [sys.executable, "-m", "tests.support.vllm_script", then],
             stdout=written,
             stderr=subprocess.STDOUT,
             env={**os.environ, **VLLM_ENVIRONMENT},

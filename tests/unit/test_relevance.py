@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rank1_integrations import relevance
-from rank1_integrations.prompt import check_relevance, define_relevance, sanitize
 from rank1_integrations.relevance import add_instruction
+from rank1_integrations.scoring.prompt import check_relevance, define_relevance, sanitize
 
 DEFINITIONS = [
     value for name, value in vars(relevance).items() if name.isupper() and isinstance(value, str)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rank1_integrations import ConfigurationError, EngineError, Judgment, Rank1, Rank1Error
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 
 PASSAGES = ["a long passage, with many words", "short", "of middling length"]
 

@@ -13,8 +13,8 @@ import pytest
 from examples.models import judge
 from rank1_integrations import Judgment, Rank1
 from tests.integration.examples import chat_model
-from tests.integration.tampering_proxy import Call, Json, TamperingProxy
-from tests.integration.vllm_server import vllm_server
+from tests.support.tampering_proxy import Call, Json, TamperingProxy
+from tests.support.vllm_server import vllm_server
 
 MAX_TOKENS = 24
 """The longest answer: enough to see that there is one."""

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from examples.fastapi_stream import RETRIEVED, app, index
-from tests.integration.tampering_proxy import Answer, Call, TamperingProxy
+from tests.support.tampering_proxy import Answer, Call, TamperingProxy
 
 QUERY = "How do I copy a file with its permissions?"
 ANOTHER_QUERY = "How do I unpack an archive?"

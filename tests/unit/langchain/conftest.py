@@ -12,7 +12,7 @@ from langchain_core.tracers.schemas import Run
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 
 Compress = Callable[[Rank1Compressor, list[Document]], Awaitable[list[Document]]]
 

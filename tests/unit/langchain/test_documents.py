@@ -17,7 +17,7 @@ from langchain_core.load import dumpd
 
 from rank1_integrations import ConfigurationError, EngineError, Judgment, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,

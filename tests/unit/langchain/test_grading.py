@@ -12,7 +12,7 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 from tests.unit.langchain.conftest import LONG, MIDDLE, QUERY, SHORT, descendants
 
 FORMS = pytest.mark.parametrize("form", ["grade", "agrade"])

@@ -28,8 +28,8 @@ from langgraph.types import Command
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.langchain.middleware import Rank1FilterMiddleware
-from tests.scripted_engine import ScriptedEngine
-from tests.searching_model import SearchingModel
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.searching_model import SearchingModel
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,
@@ -363,7 +363,7 @@ def test_without_langchain_only_the_middleware_is_missing() -> None:
     code = """
 import sys
 sys.modules["langchain"] = None
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 import rank1_integrations.langchain
 print(rank1_integrations.langchain.Rank1Compressor.__name__)
 try:

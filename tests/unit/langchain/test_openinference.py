@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.scripted_engine import ScriptedEngine
+from rank1_integrations.testing import ScriptedEngine
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,
@@ -134,7 +134,7 @@ def test_without_the_library_the_compressor_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["openinference"] = None
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 from rank1_integrations.langchain import Rank1Compressor
 settings = {"base_url": "http://localhost:8000/v1"}
 Rank1Compressor(**settings)

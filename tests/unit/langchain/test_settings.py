@@ -113,7 +113,7 @@ def test_without_langchain_the_import_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["langchain_core"] = None
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 try:
     import rank1_integrations.langchain
 except MissingExtraError as error:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.scripted_engine import ScriptedEngine
+from rank1_integrations.testing import ScriptedEngine
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,

@@ -9,7 +9,7 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from rank1_integrations import Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 
 Rerank = Callable[[Rank1Postprocessor, list[NodeWithScore]], Awaitable[list[NodeWithScore]]]
 

@@ -14,7 +14,7 @@ from opentelemetry.trace import StatusCode
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 from tests.unit.llama_index.conftest import LONG, MIDDLE, QUERY, SHORT, Rerank, some_nodes
 from tests.unit.llama_index.exporting import attributes, documents, exported
 

@@ -158,7 +158,7 @@ def test_without_llama_index_the_import_names_the_extra() -> None:
     code = """
 import sys
 sys.modules["llama_index.core"] = None
-from rank1_integrations.errors import MissingExtraError
+from rank1_integrations.exceptions import MissingExtraError
 try:
     import rank1_integrations.llama_index
 except MissingExtraError as error:

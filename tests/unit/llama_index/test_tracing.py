@@ -21,7 +21,7 @@ from llama_index_instrumentation.base import BaseEvent
 
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor
-from tests.scripted_engine import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine, length_script
 from tests.unit.llama_index.conftest import (
     LONG,
     MIDDLE,

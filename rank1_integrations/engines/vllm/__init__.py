@@ -1,0 +1,1 @@
+"""vLLM in this process: the engine, the pool of loaded models, the watchdog."""

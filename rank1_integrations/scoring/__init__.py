@@ -1,0 +1,1 @@
+"""One (query, passage) pair: prompt, steps, cache, deadline, usage."""

@@ -1,0 +1,199 @@
+"""What was judged is kept, and nothing is judged twice.
+
+The scripted engine stands in for a model, to count what is asked and to fail where a test says.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rank1_integrations import ConfigurationError, EngineError, Rank1
+from rank1_integrations.evaluation.collection import Collection
+from rank1_integrations.evaluation.policies import parse_policy
+from rank1_integrations.evaluation.runner import JudgedQuery, PolicyRun, Setup
+from rank1_integrations.testing import ScriptedEngine, length_script
+from tests.unit.evaluation.collections import query
+
+QUERIES = [query({"a": 1, "bb": 0, "ccc": 0}, f"q{number}") for number in range(4)]
+COLLECTION = Collection("small", QUERIES, 0)
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(length_script)
+
+
+def run(engine: ScriptedEngine, folder: Path, policy: str = "none", **settings: Any) -> PolicyRun:
+    setup = Setup(rank1=Rank1(engine), **settings)
+    return PolicyRun(setup, "scripted", parse_policy(policy), COLLECTION, folder)
+
+
+def judge(policy_run: PolicyRun, queries: int = 4) -> list[JudgedQuery]:
+    return list(policy_run.judge(QUERIES[:queries]))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "judgments.jsonl").read_text().splitlines()]
+
+
+def failing_at(request: int) -> ScriptedEngine:
+    """An engine whose server dies at its so-manyth request and stays dead."""
+    asked = 0
+
+    def script(passage: str) -> float:
+        nonlocal asked
+        asked += 1
+        if asked >= request:
+            raise EngineError("the server is gone")
+        return length_script(passage)
+
+    return ScriptedEngine(script)
+
+
+def test_every_judgment_is_a_line_that_says_all_about_it(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    answers = judge(run(engine, tmp_path), 2)
+    assert [one.query_id for one in answers] == ["q0", "q1"]
+    assert [(row["query_id"], row["passage_id"], row["grade"]) for row in rows(tmp_path)] == [
+        (name, passage, grade)
+        for name in ("q0", "q1")
+        for passage, grade in QUERIES[0].grades.items()
+    ]
+    first = answers[0].judgments[0]
+    assert rows(tmp_path)[0].items() >= first.to_dict().items()
+    assert rows(tmp_path)[0]["query_seconds"] == answers[0].seconds
+    assert rows(tmp_path)[0]["query_usage"] == asdict(answers[0].usage)
+    assert [one.usage.answer_tokens for one in answers] == [3, 3]
+
+
+def test_what_was_judged_before_is_not_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
+    before = judge(run(engine, tmp_path), 2)
+    asked = len(engine.requests)
+    again = run(engine, tmp_path)
+    assert again.known(QUERIES) == 2
+    assert judge(again, 2) == before
+    assert len(engine.requests) == asked
+    assert judge(again)[:2] == before
+    assert len(engine.requests) == 2 * asked
+    assert len(rows(tmp_path)) == 12
+
+
+def test_fewer_queries_lose_nothing_of_what_was_judged(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    judge(run(engine, tmp_path))
+    judge(run(engine, tmp_path), 1)
+    assert run(engine, tmp_path).known(QUERIES) == 4
+
+
+def test_a_dead_server_stops_the_policy_and_what_came_before_is_kept(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="query q2: no passage could be judged: the server is"):
+        judge(run(failing_at(7), tmp_path))
+    again = run(engine, tmp_path)
+    assert again.known(QUERIES) == 2
+    assert len(judge(again)) == 4
+    assert len(engine.requests) == 6
+
+
+def test_a_failed_passage_is_counted_and_tried_again_by_the_next_run(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="query q1"):
+        judge(run(failing_at(3), tmp_path))
+    assert [row["finish"] for row in rows(tmp_path)] == ["direct", "direct", "failed"]
+    assert rows(tmp_path)[2]["error"] == "the server is gone"
+    judge(run(engine, tmp_path))
+    assert [row["finish"] for row in rows(tmp_path)] == ["direct"] * 12
+
+
+def test_a_thought_that_failed_behind_a_direct_verdict_is_tried_again_too(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    def script(passage: str) -> float:
+        raise EngineError("the server is gone")
+
+    adaptive = "adaptive:thinking=adaptive,adaptive_share=1,adaptive_sure=0.9999999"
+    dead = ScriptedEngine(script, direct=length_script)
+    first = judge(run(dead, tmp_path, adaptive), 1)
+    assert first[0].failures == 3
+    assert {one.finish for one in first[0].judgments} == {"direct"}
+    assert run(engine, tmp_path, adaptive).known(QUERIES) == 0
+
+
+def test_the_ranking_is_what_rank_returns(engine: ScriptedEngine, tmp_path: Path) -> None:
+    all_ranked = judge(run(engine, tmp_path / "none"), 1)[0]
+    assert [one.index for one in all_ranked.ranking] == [2, 1, 0]
+    enough = judge(run(engine, tmp_path / "one", "one:thinking=none,enough=1"), 1)[0]
+    judged = [one for one in enough.judgments if one.score is not None]
+    assert 0 < len(enough.ranking) == len(judged) < 3
+    assert enough.failures == 0
+    again = judge(run(engine, tmp_path / "one", "one:thinking=none,enough=1"), 1)[0]
+    assert again == enough
+
+
+def test_a_torn_last_line_is_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
+    before = judge(run(engine, tmp_path), 2)
+    file = tmp_path / "judgments.jsonl"
+    file.write_text(file.read_text()[:-30])
+    again = run(engine, tmp_path)
+    assert again.known(QUERIES) == 1
+    scores = [[one.score for one in of.judgments] for of in judge(again, 2)]
+    assert scores == [[one.score for one in of.judgments] for of in before]
+    assert len(rows(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("policy", "settings", "message"),
+    [
+        ("none:thinking=full", {}, "thinking: 'none' there, 'full' now"),
+        ("none", {"top_n": 5}, "top_n: 10 there, 5 now"),
+        ("none", {"score_threshold": 0.7}, "score_threshold: 0.5 there, 0.7 now"),
+    ],
+)
+def test_judgments_of_other_settings_are_neither_reused_nor_lost(
+    engine: ScriptedEngine, tmp_path: Path, policy: str, settings: dict[str, Any], message: str
+) -> None:
+    judge(run(engine, tmp_path), 1)
+    with pytest.raises(ConfigurationError, match=f"{message}.*give another --output"):
+        run(engine, tmp_path, policy, **settings)
+    assert run(engine, tmp_path).known(QUERIES) == 1
+
+
+@pytest.mark.parametrize("file", ["settings.json", "judgments.jsonl"])
+@pytest.mark.parametrize("content", ["not JSON\n", "[]\n", '{"query_id": "q0"}\n', "7\n"])
+def test_files_of_something_else_are_left_alone(
+    engine: ScriptedEngine, tmp_path: Path, file: str, content: str
+) -> None:
+    judge(run(engine, tmp_path), 1)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ConfigurationError, match="give another --output"):
+        run(engine, tmp_path)
+    assert (tmp_path / file).read_text() == content
+
+
+def test_a_policy_decides_over_the_options_of_all() -> None:
+    engine = ScriptedEngine(length_script)
+    setup = Setup(rank1=Rank1(engine, thinking="none", max_concurrency=3, on_error="raise"))
+    options = setup.rank1_for(parse_policy("mine:thinking=full,max_reasoning_tokens=9")).options
+    assert (options.thinking, options.max_reasoning_tokens) == ("full", 9)
+    assert (options.max_concurrency, options.on_error) == (3, "keep")
+
+
+def test_a_query_that_can_never_be_asked_is_named(engine: ScriptedEngine, tmp_path: Path) -> None:
+    engine.context_length = 10
+    with pytest.raises(ConfigurationError, match="query q0: "):
+        judge(run(engine, tmp_path))
+
+
+def test_starting_names_the_model_and_shows_that_it_answers() -> None:
+    assert Setup(rank1=Rank1(ScriptedEngine(length_script))).start() == "scripted"
+    with pytest.raises(EngineError, match="the server is gone"):
+        Setup(rank1=Rank1(failing_at(1), on_error="keep")).start()

