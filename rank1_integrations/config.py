@@ -1,9 +1,13 @@
-"""The options of a `Rank1` object, the same wherever they are given, checked once."""
+"""The options of a `Rank1` object: typed for editors, checked once, the same everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import Annotated, Any, Literal, Self
+import functools
+import inspect
+import math
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import (
     AfterValidator,
@@ -12,7 +16,6 @@ from pydantic import (
     Field,
     SkipValidation,
     ValidationError,
-    model_validator,
 )
 
 from rank1_integrations.exceptions import ConfigurationError
@@ -23,10 +26,60 @@ Cache = MutableMapping[str, str]
 OnJudgments = Callable[[str, list[str], list[Judgment]], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Adaptive:
+    """`thinking="adaptive"` with other settings than the default ones.
+
+    Attributes:
+        max_share: The largest share of a query's passages that get reasoning, in (0, 1]; one
+            passage at least.
+        confidence: A passage is decided when it is as far from what decides (the threshold, the
+            last place kept) as this score is from 0.5, in log-odds. In (0.5, 1).
+        probe_every: Tokens of reasoning between two probes of the verdict.
+
+    Raises:
+        ConfigurationError: A value is outside its range.
+    """
+
+    max_share: float = 0.3
+    confidence: float = 0.95
+    probe_every: int = 48
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_share <= 1:
+            raise ConfigurationError(f"max_share must be in (0, 1]; it is {self.max_share!r}")
+        if not 0.5 < self.confidence < 1:
+            raise ConfigurationError(f"confidence must be in (0.5, 1); it is {self.confidence!r}")
+        if self.probe_every < 1:
+            raise ConfigurationError(f"probe_every must be at least 1; it is {self.probe_every!r}")
+
+    @property
+    def margin(self) -> float:
+        """`confidence` in log-odds."""
+        return math.log(self.confidence / (1 - self.confidence))
+
+
+class RankOptions(TypedDict, total=False):
+    """The keyword arguments of every `Rank1` constructor; `Options` describes them."""
+
+    thinking: Literal["full", "none", "adaptive"] | Adaptive
+    max_reasoning_tokens: int
+    relevance: str | None
+    instruction: str | None
+    deadline: float | None
+    enough: int | None
+    straggler: float | Literal["auto"] | None
+    max_concurrency: int
+    on_error: Literal["raise", "keep", "drop"]
+    cache: Cache | None
+    cache_namespace: str
+    on_judgments: OnJudgments | None
+
+
 def _checked_cache(cache: Any) -> Any:
     if cache is not None and not (hasattr(cache, "__getitem__") and hasattr(cache, "__setitem__")):
         raise ConfigurationError(
-            "cache must be a mapping from texts to texts that can be written to, such as a dict; "
+            "cache must be a writable mapping from str to str, such as a dict; "
             f"it is {type(cache).__name__}"
         )
     return cache
@@ -37,110 +90,117 @@ def _checked_relevance(relevance: str | None) -> str | None:
     return relevance
 
 
+def _checked_callback(callback: Any) -> Any:
+    function = callback
+    while isinstance(function, functools.partial):
+        function = function.func
+    if any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
+        raise ConfigurationError(
+            "on_judgments must not be an async function: it is called from synchronous code too. "
+            "Pass a function that schedules the work, for instance with loop.create_task"
+        )
+    return callback
+
+
 class Options(BaseModel):
     """How passages are judged, and what a failure means."""
 
     model_config = ConfigDict(
-        extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+        allow_inf_nan=False,
+        extra="forbid",
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
     )
 
-    thinking: Literal["full", "none", "adaptive"] = "full"
-    """"full": the model thinks, then answers. "none": it answers at once, in one token.
-    "adaptive": it answers at once, and thinks where that leaves open what will be kept, until
-    the answer is plain."""
+    thinking: Literal["full", "none", "adaptive"] | Adaptive = "full"
+    """"full": the model reasons, then answers. "none": it answers at once, with one token.
+    "adaptive": it answers at once, then reasons about the passages whose verdict can change what
+    is kept, until the verdict is clear. `Adaptive(...)` changes the settings of "adaptive"."""
 
     max_reasoning_tokens: int = Field(default=8192, ge=1)
-    """The longest thought, in tokens; where it ends unfinished, the verdict is forced."""
+    """Longest reasoning about one passage, in tokens. Longer reasoning is cut and the verdict
+    forced."""
 
     relevance: Annotated[str | None, AfterValidator(_checked_relevance)] = None
-    """What counts as relevant: a text with `{query}` in it that is asked instead of the query."""
+    """Definition of relevance: a text with `{query}` in it that replaces the query in the
+    prompt."""
 
-    samples: int = Field(default=1, ge=1)
-    """How many thoughts are sampled for a passage, to take the mean of their log-odds; 1 for the
-    likeliest thought alone. For quality, at so many times the cost."""
-
-    step_tokens: int = Field(default=48, ge=1)
-    """Tokens of thought between two moments at which it may be cut; for "adaptive", between two
-    looks at where the answer stands, and for `deadline` also what a cut may lose."""
-
-    adaptive_share: float = Field(default=0.3, gt=0, le=1)
-    """For "adaptive": at most this share of a query's passages, and one at least, is thought
-    about: the best ones by direct verdict and retriever together; where only a threshold decides,
-    those nearest to it."""
-
-    adaptive_sure: float = Field(default=0.95, gt=0.5, lt=1)
-    """For "adaptive": a passage is plain when it lies as far from what decides (the threshold, the
-    last place kept) as this score lies from 0.5, measured in log-odds."""
+    instruction: str | None = None
+    """Further condition for every query, appended to it, as mteb appends instructions."""
 
     deadline: float | None = Field(default=None, gt=0)
-    """Seconds for a whole query; None for no limit. Every passage gets a direct verdict first, then
-    thoughts. When time is nearly over, these are cut and their verdicts asked for; what then still
-    has no verdict is "skipped", and treated as `on_error` says."""
+    """Seconds for a whole query; None for no limit. All passages get a direct verdict first, then
+    reasoning. Just before the deadline, reasoning is cut and its verdicts forced. A passage
+    without any verdict by then is "skipped": unscored, behind the others, or dropped if `on_error`
+    is "drop"."""
 
     enough: int | None = Field(default=None, ge=1)
-    """Stop when so many passages have reached `score_threshold` (0.5 if none is given). Passages
-    are judged in the retriever's order; the rest is "skipped", and not returned by `rank`."""
+    """Stop when this many passages have reached `score_threshold` (0.5 if none is given), and
+    return no more than these. Passages are judged in the retriever's order. The rest is "skipped"
+    and not kept."""
+
+    straggler: Annotated[float, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Reasoning about one passage may be at most this many times as long as the median of the
+    query's finished ones, then the verdict is forced. "auto": 4 with "adaptive" or `deadline`, no
+    limit otherwise. None for no limit."""
 
     max_concurrency: int = Field(default=64, ge=1)
-    """How many passages are thought about at the same time, over all callers of the object; and
-    how many direct verdicts are asked for beside them."""
-
-    timeout: float | None = Field(default=600.0, gt=0)
-    """Seconds that one request to the engine may take; None for no limit."""
-
-    max_retries: int = Field(default=2, ge=0)
-    """How often a request that a server failed, refused as too many, or dropped is repeated."""
+    """Most passages in work at the same time, over all callers of the object."""
 
     on_error: Literal["raise", "keep", "drop"] = "raise"
-    """A passage that could not be judged: raise the error; keep the passage, unscored, behind
-    the judged ones; or drop it."""
+    """For a passage that the engine failed to judge: raise the error; keep the passage, unscored,
+    behind the others; or drop it."""
 
     cache: Annotated[SkipValidation[Cache | None], AfterValidator(_checked_cache)] = Field(
         default=None, exclude=True, repr=False
     )
-    """Where judgments are remembered: a dict, or any mapping from text to text, such as a
-    persistent one. Used on one thread, that of the background loop. Never serialized."""
+    """Where judgments are cached: a dict, or any mapping from str to str, such as a persistent
+    one. Used on one thread of its own. Never serialized."""
 
-    on_judgments: OnJudgments | None = Field(default=None, exclude=True, repr=False)
-    """Called with query, passages and all judgments in the passages' order, the dropped ones'
-    too, each time passages were judged; in the caller's own thread. Never serialized."""
+    cache_namespace: str = ""
+    """Part of every cache key. Change it when another checkpoint is served under the same
+    name."""
 
-    @model_validator(mode="after")
-    def _check_samples(self) -> Self:
-        if self.samples > 1 and self.thinking != "full":
-            raise ConfigurationError(
-                "samples above 1 are thoughts heard to their end: they need thinking='full'"
-            )
-        return self
+    on_judgments: Annotated[
+        SkipValidation[OnJudgments | None], AfterValidator(_checked_callback)
+    ] = Field(default=None, exclude=True, repr=False)
+    """Called after each query with query, passages and all judgments in the passages' order, in
+    the caller's thread. Never serialized."""
 
     @classmethod
-    def check(cls, options: dict[str, Any]) -> Self:
-        """Options from keyword arguments.
+    def check(cls, options: RankOptions) -> Self:
+        """Return the options that keyword arguments describe.
 
         Raises:
-            ConfigurationError: A name is unknown or a value can't work; all of them are named.
+            ConfigurationError: A name is unknown or a value can't work. The message names all.
         """
         try:
             return cls(**options)
         except ValidationError as error:
-            raise ConfigurationError(_explain(error, known=sorted(cls.model_fields))) from None
+            raise ConfigurationError(explain(error, known=sorted(cls.model_fields))) from None
+
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """The settings of adaptive reasoning; None for another mode."""
+        if self.thinking == "adaptive":
+            return Adaptive()
+        return self.thinking if isinstance(self.thinking, Adaptive) else None
+
+    @property
+    def straggler_factor(self) -> float | None:
+        """`straggler` as a number; None for no limit."""
+        if self.straggler != "auto":
+            return self.straggler
+        return 4.0 if self.adaptive or self.deadline is not None else None
 
 
-def check_cut(top_n: int | None, score_threshold: float | None) -> None:
-    """Refuse a cut that would keep nothing or everything by mistake.
+def explain(error: ValidationError, *, known: Sequence[str]) -> str:
+    """Return what pydantic found wrong, as one sentence for each argument.
 
-    Raises:
-        ConfigurationError: `top_n` is below 1, or `score_threshold` outside [0, 1].
+    Args:
+        error: Of a model's validation.
+        known: The names of all arguments.
     """
-    if top_n is not None and top_n < 1:
-        raise ConfigurationError(f"top_n must be at least 1, or None to keep all; it is {top_n}")
-    if score_threshold is not None and not 0 <= score_threshold <= 1:
-        raise ConfigurationError(
-            f"score_threshold must be between 0 and 1, or None; it is {score_threshold}"
-        )
-
-
-def _explain(error: ValidationError, *, known: list[str]) -> str:
     problems = []
     for detail in error.errors():
         name = ".".join(str(part) for part in detail["loc"])

@@ -1,4 +1,12 @@
-"""What can go wrong, in two kinds: the caller can mend it, or the engine failed."""
+"""The exceptions of this package.
+
+```
+Rank1Error
+├── ConfigurationError (ValueError)   an argument can't work: the caller can mend it
+├── EngineError                       a model or server failed
+└── MissingExtraError (ImportError)   a library of an optional extra is not installed
+```
+"""
 
 from __future__ import annotations
 

@@ -1,78 +1,90 @@
-"""What every engine does, in the engine's own terms: prompts, tokens, labels."""
+"""The interface of every engine: tokens in; tokens and label log-probabilities out."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, Self
+
+from rank1_integrations.exceptions import EngineError
 
 TokenIds = tuple[int, ...]
+
+Ending = Literal["stop", "length", "eos"]
+"""How a completion ended: with the stop text, at the token limit, or with an end-of-sequence
+token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One completion.
+    """One greedy completion.
 
     Attributes:
         prompt: Text, or token ids that are used as they are.
-        max_tokens: How many tokens to generate at most.
-        stop: Generation ends behind this text.
-        labels: Texts of one token each; their log-probabilities at the first generated position
+        max_tokens: The most tokens to generate.
+        stop: Generation ends behind this text; None for no stop text.
+        labels: Texts of one token each, whose log-probabilities at the first generated position
             are wanted.
-        temperature: 0 for the likeliest token at every place, above 0 to sample.
-        seed: Of the sampling, where the engine can take one.
     """
 
     prompt: str | TokenIds
     max_tokens: int
     stop: str | None = None
     labels: tuple[str, ...] = ()
-    temperature: float = 0.0
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What came of a request.
+    """What an engine knows about one finished request. What it does not know is None.
 
     Attributes:
-        text: What was generated, without the stop text.
-        stopped: The stop text was generated; False if the token limit or an end-of-sequence
-            token came first.
-        unfinished: The token limit came first, so that `continuation` can go on from there.
-        continuation: The prompt that goes on exactly where this completion ended, stop text
-            included; token ids where the engine has them, so that nothing is tokenized twice.
-        tokens: Tokens generated.
-        prompt_tokens: Tokens of the prompt.
-        cached_tokens: Those of them that the engine did not have to read again, where it tells.
-        label_logprobs: Natural log-probability for each label asked for that the engine could
-            give, before any temperature or mask.
+        text: The generated text, without the stop text.
+        ended: How generation ended.
+        prompt_ids: Token ids of the prompt.
+        token_ids: Token ids that were generated, those of the stop text included. None also if
+            they do not end exactly where the stop text ends.
+        prompt_tokens: Number of tokens of the prompt.
+        completion_tokens: Number of tokens that were generated.
+        cached_tokens: How many of the prompt's tokens came from the engine's prefix cache.
+        label_logprobs: Natural log-probability of each label that the engine could give, before
+            any temperature or mask.
         label_bound: No label absent from `label_logprobs` has a higher log-probability.
     """
 
     text: str
-    stopped: bool
-    continuation: str | TokenIds
-    tokens: int
-    prompt_tokens: int
-    unfinished: bool = False
-    cached_tokens: int = 0
+    ended: Ending
+    prompt_ids: TokenIds | None = None
+    token_ids: TokenIds | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
     label_logprobs: Mapping[str, float] = field(default_factory=dict)
     label_bound: float | None = None
 
 
 class Engine(ABC):
-    """A language model that completes prompts. All methods run on the background loop."""
+    """A language model that completes prompts.
+
+    All methods but `after_fork` run on one event loop. What they raise besides `EngineError` and
+    `ConfigurationError` becomes an `EngineError` at the caller's boundary, so an engine needs no
+    handler of last resort.
+    """
 
     model: str
     """The model's name, for people."""
 
     context_length: int | None
-    """Tokens that prompt and completion may have together; None if not known."""
+    """The most tokens of prompt and completion together; None if not known."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this model from others with the same name; part of every cache key."""
+        return self.model
 
     @abstractmethod
     async def start(self) -> None:
-        """Make ready and check what can be checked. Does nothing when called again.
+        """Make the engine ready. Return at once if it is.
 
         Raises:
             EngineError: The model or server can't be used, with what to do about it.
@@ -80,7 +92,7 @@ class Engine(ABC):
 
     @abstractmethod
     async def complete(self, request: Request) -> Completion:
-        """Complete one prompt; engines batch what is asked for at the same time.
+        """Complete one prompt. Engines batch the requests of the same time.
 
         Raises:
             EngineError: No usable answer came.
@@ -88,15 +100,30 @@ class Engine(ABC):
 
     @abstractmethod
     async def count_tokens(self, text: str) -> int:
-        """Tokens of `text` as a prompt, with a BOS where the tokenizer has one.
+        """Count the tokens of `text` as a prompt, with a BOS token if the tokenizer adds one.
 
-        An engine without a tokenizer gives a cautious estimate.
+        An engine without a tokenizer returns a cautious estimate.
         """
 
     @abstractmethod
     async def first_tokens(self, text: str, count: int) -> str:
-        """The beginning of `text` that its first `count` tokens make up."""
+        """Return the beginning of `text` that its first `count` tokens make up."""
+
+    async def decode(self, token_ids: TokenIds) -> str | None:
+        """Return the text of token ids, control tokens included; None without a tokenizer."""
+        return None
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Free what the engine holds. Does nothing when called again."""
+        """Free what the engine holds, at once. Requests that run fail. Idempotent."""
+
+    def after_fork(self) -> Self:
+        """Return an engine for a forked child process, without anything bound to the parent's.
+
+        Raises:
+            EngineError: The model lives in the parent's memory.
+        """
+        raise EngineError(
+            f"{self.model} was loaded before this process was forked: make a new Rank1 object "
+            "in the child process, or use a server"
+        )
