@@ -224,7 +224,7 @@ class Rank1Settings(Options):
             super().__setattr__(name, value)
 
     def __reduce__(self) -> Any:
-        # The frameworks' own pickling copies private attributes, or leaves out what it can't pickle.
+        # LlamaIndex's own pickling leaves out whatever can't be pickled.
         if self.rank1 is not None:
             self.rank1.__reduce__()
         fields = type(self).model_fields

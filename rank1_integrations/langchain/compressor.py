@@ -9,6 +9,7 @@ from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import RunnableConfig
+from pydantic import InstanceOf
 
 from rank1_integrations._adapter import Rank1Settings
 from rank1_integrations.judgment import Judgment
@@ -41,7 +42,7 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         ```
     """
 
-    document_prompt: BasePromptTemplate[str] | None = None
+    document_prompt: InstanceOf[BasePromptTemplate[str]] | None = None
     """Makes the judged text of a document, with its `page_content` and metadata as variables. A
     value that a document lacks reads "n/a". None to judge `page_content` alone."""
 
