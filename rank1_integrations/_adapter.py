@@ -31,7 +31,6 @@ _ARGUMENTS = {
         "api_key",
         "default_headers",
         "context_length",
-        "tokenizer",
         "timeout",
         "max_retries",
     ),
@@ -62,8 +61,8 @@ class Rank1Settings(Options):
 
     Give either `rank1` or the other settings. `top_n` and `score_threshold` go with both.
 
-    None for an argument of a backend means the default of its constructor: `Rank1.from_server`,
-    `Rank1.from_vllm` or `Rank1.from_transformers`.
+    Arguments of a backend that are not given have the default of its constructor:
+    `Rank1.from_server`, `Rank1.from_vllm` or `Rank1.from_transformers`.
     """
 
     model_config = ConfigDict(
@@ -98,14 +97,10 @@ class Rank1Settings(Options):
     header may hold a key."""
 
     context_length: int | None = None
-    """server: the most tokens of prompt and completion together, for a server that does not tell
-    it."""
+    """server: tokens that the model reads, for a server that does not tell."""
 
-    tokenizer: str | None = None
-    """server: a tokenizer's name on the hub, or its folder, for a server that has none."""
-
-    timeout: float | None = None
-    """server: seconds that one request may take."""
+    timeout: float | None = 600.0
+    """server: seconds for the answer to one request; None for no limit."""
 
     max_retries: int | None = None
     """server: how often a refused or dropped request is repeated."""
@@ -190,7 +185,9 @@ class Rank1Settings(Options):
         """
         update = update or {}
         if not _DEFINING.isdisjoint(update):
-            return type(self)(**{**self._given_settings(), **update})
+            others = _DEFINING if "rank1" in update else frozenset()
+            kept = {name: value for name, value in self._settings().items() if name not in others}
+            return type(self)(**{**kept, **update})
         copy = super().model_copy(deep=deep)
         for name, value in update.items():
             setattr(copy, name, value)
@@ -229,9 +226,7 @@ class Rank1Settings(Options):
             self.rank1.__reduce__()
         fields = type(self).model_fields
         settings = {
-            name: value
-            for name, value in self._given_settings().items()
-            if not fields[name].exclude
+            name: value for name, value in self._settings().items() if not fields[name].exclude
         }
         return _remake, (type(self), settings)
 
@@ -248,27 +243,25 @@ class Rank1Settings(Options):
     def _selection(self) -> SelectionArguments:
         return {"top_n": self.top_n, "score_threshold": self.score_threshold}
 
-    def _given_settings(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that were given, not those that have defaults."""
         return {name: getattr(self, name) for name in self.model_fields_set}
-
-    def _given(self, names: frozenset[str]) -> list[str]:
-        """Return those of the settings that were given, sorted."""
-        given = self.model_fields_set & names
-        return sorted(name for name in given if getattr(self, name) is not None)
 
     def _check_arguments(self) -> None:
         if self.rank1 is not None:
-            if others := self._given(_DEFINING - {"rank1"}):
+            if others := sorted(self.model_fields_set & (_DEFINING - {"rank1"})):
                 raise ConfigurationError(
                     f"rank1= already decides {', '.join(others)}: give either rank1= or settings"
                 )
             return
-        for name in self._given(_ALL_ARGUMENTS - {*_ARGUMENTS[self.backend]}):
-            backends = [repr(backend) for backend, names in _ARGUMENTS.items() if name in names]
-            raise ConfigurationError(
-                f"{name} has no effect with backend={self.backend!r}: leave it out, or use "
-                f"backend={' or '.join(backends)}"
-            )
+        for name in sorted(self.model_fields_set & _ALL_ARGUMENTS - {*_ARGUMENTS[self.backend]}):
+            # Serialized settings hold the defaults of all arguments.
+            if getattr(self, name) != type(self).model_fields[name].default:
+                backends = [repr(backend) for backend, names in _ARGUMENTS.items() if name in names]
+                raise ConfigurationError(
+                    f"{name} has no effect with backend={self.backend!r}: leave it out, or use "
+                    f"backend={' or '.join(backends)}"
+                )
         if self.backend == "server" and self.base_url is None:
             raise ConfigurationError(
                 "say where the model runs: base_url='http://localhost:8000/v1' for a server, "
@@ -281,12 +274,11 @@ class Rank1Settings(Options):
 
     def _make_rank1(self) -> Rank1:
         # Only what was given, so that a constructor's defaults stay its own.
-        arguments: dict[str, Any] = {
-            name: getattr(self, name) for name in self._given(frozenset(_ARGUMENTS[self.backend]))
-        }
-        arguments |= {
-            name: getattr(self, name)
-            for name in Options.model_fields.keys() & self.model_fields_set
+        arguments = {
+            name: value
+            for name, value in self._settings().items()
+            if name in Options.model_fields
+            or (name in _ARGUMENTS[self.backend] and value != type(self).model_fields[name].default)
         }
         match self.backend:
             case "server":

@@ -147,20 +147,23 @@ class Rank1FilterMiddleware(AgentMiddleware):
 
     def _query_of(self, request: ToolCallRequest) -> str | None:
         """Return the query of a tool call; None if it is missing, empty, or no text."""
-        query = self._query(request) if callable(self._query) else self._argument(request)
+        if callable(self._query):
+            query: Any = self._query(request)
+        else:
+            query = self._argument(request, self._query)
         return query if isinstance(query, str) and query.strip() else None
 
-    def _argument(self, request: ToolCallRequest) -> Any:
+    def _argument(self, request: ToolCallRequest, name: str) -> Any:
         arguments = request.tool_call["args"]
         known = {*arguments, *(request.tool.args if request.tool else ())}
-        if self._query not in known:
+        if name not in known:
             raise ConfigurationError(
                 f"the tool {request.tool_call['name']!r} returned documents, but has no argument "
-                f"{self._query!r} to judge them against (it has {sorted(known)}): name the "
+                f"{name!r} to judge them against (it has {sorted(known)}): name the "
                 "argument with query=, or pass a function of the request; or leave this tool out "
                 "with tools="
             )
-        return arguments.get(self._query)
+        return arguments.get(name)
 
     def _query_error(self, message: ToolMessage, request: ToolCallRequest) -> ToolMessage:
         if callable(self._query):

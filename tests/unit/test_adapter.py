@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import pickle
 import subprocess
@@ -116,7 +117,6 @@ def test_the_adapters_own_settings_are_checked_too() -> None:
         ({"backend": "transformers", "model": "m", "max_retries": 1}, "max_retries", "'server'"),
         ({"backend": "transformers", "model": "m", "default_headers": {}}, "default_h", "'server'"),
         ({"backend": "demo", "context_length": 9}, "context_length", "backend='server'"),
-        ({"backend": "demo", "tokenizer": "t"}, "tokenizer", "backend='server'"),
     ],
 )
 def test_an_argument_without_effect_is_refused_by_name(
@@ -136,12 +136,12 @@ def test_an_argument_without_effect_is_refused_by_name(
                 "model": "m",
                 "default_headers": {"X-Tenant": "7"},
                 "context_length": 4096,
-                "tokenizer": "t",
                 "timeout": 5.0,
                 "max_retries": 0,
                 "thinking": "none",
             },
         ),
+        ("from_server", {"base_url": URL, "timeout": None, "api_key": SecretStr("")}),
         ("from_vllm", {"model": "m", "engine_args": {"max_model_len": 900}, "enough": 2}),
         (
             "from_transformers",
@@ -165,8 +165,18 @@ def test_each_backend_gets_the_arguments_that_were_given_and_no_others(
         return rank1
 
     monkeypatch.setattr(Rank1, constructor, construct)
-    adapter(backend=constructor.removeprefix("from_"), top_n=3, **settings)  # type: ignore[arg-type]
+    adapter(backend=constructor.removeprefix("from_"), top_n=3, **settings)
     assert calls == [settings]
+
+
+def test_serialized_settings_name_all_arguments_and_are_accepted(adapter: AdapterClass) -> None:
+    with adapter(backend="demo")._rank1 as rank1:
+        assert rank1.options.max_reasoning_tokens == 256
+    settings = adapter(backend="demo").model_dump()
+    settings.pop("class_name", None)
+    assert settings["timeout"] == 600.0
+    again = adapter(**settings)
+    assert (again.max_reasoning_tokens, again._rank1.options.max_reasoning_tokens) == (256, 256)
 
 
 def test_a_key_may_be_a_plain_text(adapter: AdapterClass) -> None:
@@ -193,6 +203,11 @@ def test_the_options_shown_are_those_of_the_reranker(
 ) -> None:
     assert adapter(rank1=Rank1(engine, thinking="none")).thinking == "none"
     assert adapter(base_url=URL).thinking == "full"
+
+
+def test_the_default_timeout_is_the_servers_own(adapter: AdapterClass) -> None:
+    constructor = inspect.signature(Rank1.from_server)
+    assert adapter.model_fields["timeout"].default == constructor.parameters["timeout"].default
 
 
 def test_the_selection_can_be_changed_later_and_is_checked(
@@ -266,6 +281,12 @@ def test_a_copy_of_a_shared_reranker_with_another_option_is_refused(
         adapter(rank1=rank1).model_copy(update={"thinking": "none"})
 
 
+def test_a_copy_may_have_another_reranker(adapter: AdapterClass, rank1: Rank1) -> None:
+    changed = adapter(base_url=URL, top_n=1).model_copy(update={"rank1": rank1})
+    assert (changed._rank1, changed.top_n) == (rank1, 1)
+    assert rerank(changed) == [LONG]
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda made: made.model_copy()])
 def test_closing_a_copy_leaves_the_original_open(
     copied: Callable[[Any], Any], adapter: AdapterClass
@@ -333,13 +354,11 @@ def test_a_mistakes_error_does_not_show_the_key(
 
 def test_settings_survive_json_and_pickle(adapter: AdapterClass) -> None:
     made = adapter(
-        base_url=URL, top_n=3, score_threshold=0.4, thinking="none", tokenizer="t", timeout=9.0
+        base_url=URL, top_n=3, score_threshold=0.4, thinking="none", timeout=None, context_length=99
     )
-    if isinstance(made, Rank1Postprocessor):
-        from_json = Rank1Postprocessor.from_json(made.to_json())
-    else:
-        from_json = Rank1Compressor.model_validate_json(made.model_dump_json())
-    for again in (from_json, pickle.loads(pickle.dumps(made))):
+    settings = json.loads(made.model_dump_json())
+    settings.pop("class_name", None)
+    for again in (adapter(**settings), pickle.loads(pickle.dumps(made))):
         assert again.model_dump() == made.model_dump()
         assert again._rank1.options.thinking == "none"
         again.close()

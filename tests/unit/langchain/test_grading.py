@@ -56,7 +56,7 @@ async def test_its_run_shows_the_verdict(form: str, text: str, output: str, rank
 
 @FORMS
 @pytest.mark.parametrize("on_error", ["keep", "drop"])
-async def test_a_failed_text_has_no_verdict(form: str, on_error: str) -> None:
+async def test_a_failed_text_has_no_verdict(form: str, on_error: Any) -> None:
     rank1 = Rank1(ScriptedEngine(length_script), on_error=on_error)
     judgment = await grade(form, Rank1Compressor(rank1=rank1), "fail")
     assert (judgment.relevant, judgment.finish_reason) == (None, "failed")
