@@ -25,7 +25,7 @@ from rank1_integrations.engines.openai_server.errors import (
     quoted,
     set_variables,
 )
-from rank1_integrations.exceptions import ConfigurationError, EngineError
+from rank1_integrations.exceptions import ConfigurationError, EngineError, Rank1Error
 
 # A machine that is there accepts a connection at once; generating an answer takes longer.
 _CONNECT_SECONDS = 10.0
@@ -71,8 +71,8 @@ class ServerClient:
         self._options: dict[str, Any] = {"follow_redirects": False}
         if client is None:
             client = _new_client(self.base_url, credentials, timeout, max_retries)
-            names = {name.lower() for name in credentials.headers}
-            if not credentials.has_key and "authorization" not in names:
+            if not credentials.sends_authorization_header:
+                # The connection adds the key: see `_new_client`.
                 self._options["headers"] = {"Authorization": openai.Omit()}
         elif str(client.base_url).rstrip("/") != self.base_url:
             client = client.with_options(base_url=self.base_url)
@@ -128,6 +128,9 @@ class ServerClient:
                 return await self._client.get(path, cast_to=bytes, options=options)
             return await self._client.post(path, body=body, cast_to=bytes, options=options)
         except openai.OpenAIError as error:
+            # The key's function may have failed, and some versions of the client hide why.
+            if isinstance(cause := error.__cause__, Rank1Error):
+                raise cause from None
             url = path if path.startswith("http") else f"{self.base_url}{path}"
             raise explained(error, url, self._mask) from None
         except RuntimeError:
@@ -168,17 +171,20 @@ def _new_client(
     base_url: str, credentials: Credentials, timeout: float | None, max_retries: int
 ) -> openai.AsyncOpenAI:
     connect = _CONNECT_SECONDS if timeout is None else min(timeout, _CONNECT_SECONDS)
-    key = credentials.fixed_key
+    # More requests than the pool has connections wait for as long as they must.
+    limits = openai.Timeout(timeout, connect=connect, pool=None)
     try:
         return openai.AsyncOpenAI(
             base_url=base_url,
-            # The client insists on a key and would take OPENAI_API_KEY. The placeholder is not
-            # sent: see `_options`.
-            api_key=credentials.current_key if key is None else key or "none",
+            # Required, and not sent. The real key is added to the request itself, where no variable
+            # of the environment can replace it and no log of the client's shows it.
+            api_key="none",
             default_headers=_headers(credentials),
-            # More requests than the pool has connections wait for as long as they must.
-            timeout=openai.Timeout(timeout, connect=connect, pool=None),
+            timeout=limits,
             max_retries=max_retries,
+            http_client=openai.DefaultAsyncHttpxClient(
+                timeout=limits, event_hooks={"request": [credentials.authorize]}
+            ),
         )
     # httpx has no common base for what it raises about proxies and certificates: ImportError,
     # OSError, ValueError, its own InvalidURL.
@@ -196,16 +202,17 @@ def _new_client(
 
 def _headers(credentials: Credentials) -> Mapping[str, str]:
     """Return the user's headers, and nothing of what the client reads from the environment."""
-    named = openai_environment_headers()
-    omitted: dict[str, Any] = dict.fromkeys(
-        ["OpenAI-Organization", "OpenAI-Project", *named], openai.Omit()
-    )
+    named = _openai_environment_headers()
     given = {name.lower() for name in credentials.headers}
-    kept = {name: value for name, value in omitted.items() if name.lower() not in given}
-    return {**kept, **credentials.headers}
+    omitted: dict[str, Any] = {
+        name: openai.Omit()
+        for name in ("OpenAI-Organization", "OpenAI-Project", *named)
+        if name.lower() not in given
+    }
+    return {**omitted, **credentials.headers}
 
 
-def openai_environment_headers() -> list[str]:
+def _openai_environment_headers() -> list[str]:
     """Return the names of the headers in OPENAI_CUSTOM_HEADERS."""
     lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").split("\n")
     return [line.partition(":")[0].strip() for line in lines if ":" in line]

@@ -32,7 +32,7 @@ class Credentials:
 
     Attributes:
         headers: Sent with each request besides the key.
-        has_key: Whether a key is sent.
+        sends_authorization_header: Whether one of them is the Authorization header.
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class Credentials:
             self._get_key = api_key
         else:
             self._key = _checked_key(api_key, origin)
-        self.has_key = bool(self._key) or self._get_key is not None
+        names = {name.lower() for name in self.headers}
+        self.sends_authorization_header = "authorization" in names
+        if self.sends_authorization_header and (self._key or self._get_key):
+            raise ConfigurationError(
+                f"{origin} and the Authorization header of default_headers exclude each other: "
+                "pass one of them"
+            )
 
-    @property
-    def fixed_key(self) -> str | None:
-        """The key; None if a function returns it."""
-        return None if self._get_key else self._key
-
-    async def current_key(self) -> str:
-        """Return the key for one request.
+    async def authorize(self, request: Any) -> None:
+        """Add the key to a request of httpx.
 
         Raises:
             EngineError: The function failed.
@@ -83,8 +84,9 @@ class Credentials:
                 raise EngineError(
                     self.mask(f"the api_key= function failed: {type(error).__name__}: {error}")
                 ) from None
-            self._key = _checked_key(key, self._origin)
-        return self._key
+            self._key = _checked_key(key, f"what the {self._origin} function returns")
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
 
     def mask(self, text: str) -> str:
         """Return `text` without the key and the headers' values, however they are escaped."""
