@@ -137,8 +137,9 @@ class OpenAIServerEngine(Engine):
             _check_client(client, api_key, default_headers, timeout, max_retries)
             api_key = ""
         key, origin = api_key, "api_key"
-        if key is None:
-            key, origin = os.environ.get(_KEY_VARIABLE, ""), _KEY_VARIABLE
+        if key is None and not _has_authorization(default_headers):
+            key, origin = os.environ.get(_KEY_VARIABLE), _KEY_VARIABLE
+        key = "" if key is None else key
         self._configuration: dict[str, Any] = {
             "base_url": base_url,
             "model": model,
@@ -487,6 +488,10 @@ _NOT_TOLD = (
     "hides control tokens: use a server that shows them (vLLM, SGLang, llama.cpp's server), or "
     "thinking='none'"
 )
+
+
+def _has_authorization(headers: object) -> bool:
+    return isinstance(headers, Mapping) and "authorization" in {str(one).lower() for one in headers}
 
 
 def _check_numbers(context_length: object, timeout: object, max_retries: object) -> None:
