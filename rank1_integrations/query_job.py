@@ -1,224 +1,262 @@
-"""The passages of one query: in which order they are judged, how deeply, and when to stop."""
+"""One query: the order of work, who gets reasoning, and when to stop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import AsyncGenerator, Coroutine, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from itertools import islice
 
-from rank1_integrations import _event_loop
+from rank1_integrations._event_loop import Emit, SharedTask, WorkerPool
 from rank1_integrations.config import Options
 from rank1_integrations.exceptions import EngineError
 from rank1_integrations.judgment import Judgment
-from rank1_integrations.reasoning_budget import (
-    log_odds_of,
-    typical_move,
-    where_open,
-    worth_a_thought,
-)
+from rank1_integrations.reasoning_budget import ReasoningBudget, ShiftEstimate, StragglerLimit
 from rank1_integrations.scoring.deadline import Deadline
-from rank1_integrations.scoring.scorer import Case, PassageJudge
+from rank1_integrations.scoring.scorer import Pair, PairScorer, QueryContext
 from rank1_integrations.scoring.steps import Plan, Probing
+from rank1_integrations.scoring.usage import Usage
+from rank1_integrations.selection import Selection
 
-_DIRECTLY = Plan(max_tokens=0)
+_DIRECT = Plan(max_tokens=0)
 
-# Two verdicts with and without another step of thought that differ by less, in log-odds, agree.
-_SETTLED = 0.25
+# What counts as relevant if the caller gives no threshold.
+_EVEN_ODDS = 0.5
+
+# Judgments emitted in a row before the event loop gets a turn.
+_BURST = 256
 
 
-class Judging:
-    """One query's passages on their way to judgments.
-
-    Args:
-        judge: Judges one passage.
-        options: Of the `Rank1` object.
-        query: What is asked, with the relevance definition around it.
-        texts: The passages.
-        deadline: When the caller wants the judgments.
-        top_n: How many the caller will keep at most; None for all.
-        score_threshold: What the caller will keep has at least this score; None for all.
-    """
+class QueryJob:
+    """The passages of one query on their way to judgments. Identical passages are judged once."""
 
     def __init__(
         self,
-        judge: PassageJudge,
-        options: Options,
         query: str,
-        texts: list[str],
+        passages: list[str],
+        selection: Selection,
+        options: Options,
         deadline: Deadline,
-        *,
-        top_n: int | None,
-        score_threshold: float | None,
     ) -> None:
-        self._judge, self._options = judge, options
-        self._query, self._texts, self._deadline = query, texts, deadline
-        self._top_n, self._score_threshold = top_n, score_threshold
-        self._found = 0
-        self._pending = list(range(len(texts)))
-        self._direct: dict[int, Judgment] = {}
-        self._moves: list[float] = []
+        """Prepare the query; nothing runs yet.
 
-    async def judgments(self) -> AsyncGenerator[Judgment, None]:
-        """Every passage's judgment, as it is made; those that were not needed come last.
+        Args:
+            query: The query, with definition of relevance and instruction.
+            passages: Texts, as the retriever returned them.
+            selection: What the caller keeps.
+            options: Of the `Rank1` object.
+            deadline: When the caller wants the judgments.
+        """
+        self._passages, self._selection, self._options = passages, selection, options
+        self._deadline = deadline
+        self._straggler_limit = StragglerLimit(options.straggler_factor)
+        self._context = QueryContext(
+            query=query,
+            deadline=deadline,
+            token_limit=self._straggler_limit,
+            is_cuttable=deadline.end is not None or options.straggler_factor is not None,
+        )
+        self._shift = ShiftEstimate()
+        self._budget = (
+            ReasoningBudget(options.adaptive, selection, self._shift) if options.adaptive else None
+        )
+        self._is_direct_first = self._budget is not None or (
+            options.thinking == "full" and deadline.end is not None
+        )
+        self._copies = _copies(passages)
+        copies = {index for indices in self._copies.values() for index in indices}
+        # Passages without an emitted judgment, in the retriever's order.
+        self._open = dict.fromkeys(i for i in range(len(passages)) if i not in copies)
+        self._upcoming = iter([*self._open])
+        self._direct: dict[int, Judgment] = {}
+        self._found = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What the query costs so far."""
+        return self._context.usage
+
+    async def run(
+        self, scorer: PairScorer, start: SharedTask, workers: WorkerPool, emit: Emit[Judgment]
+    ) -> None:
+        """Judge every passage.
+
+        Args:
+            scorer: Scores the pairs.
+            start: Makes the engine ready.
+            workers: Run the scoring.
+            emit: Called once for each passage, as soon as its judgment is final.
 
         Raises:
-            EngineError: As `PassageJudge.judge`.
-            ConfigurationError: As `PassageJudge.judge`.
+            EngineError: As `PairScorer.score`.
+            ConfigurationError: As `PairScorer.score`.
+            Rank1Error: The object was closed.
         """
-        async with aclosing(self._made()) as made:
-            async for judgment in made:
-                self._judge.usage.count_judgment(judgment)
-                yield judgment
-
-    async def _made(self) -> AsyncGenerator[Judgment, None]:
-        if not self._pending:
+        self._scorer, self._workers, self._emit_to = scorer, workers, emit
+        if not self._open:
             return
         try:
-            async with asyncio.timeout_at(self._deadline.end):
-                await self._judge.start()
+            async with asyncio.timeout_at(self._deadline.end) as limit:
+                await start.wait()
         except TimeoutError:
-            pass  # for which all that is pending is skipped
+            if not limit.expired():
+                raise
         except EngineError as error:
-            for place in self._pending:
-                yield self._judge.fail(place, error)
+            await self._emit_all(scorer.fail(index, error) for index in [*self._open])
             return
-        async with aclosing(self._in_waves()) as judged:
-            async for judgment in judged:
-                yield judgment
-        for place in self._pending:
-            yield self._unfinished(place)
+        while not self._is_done() and (wave := self._next_wave()):
+            await self._judge(wave)
+        await self._emit_all(self._remaining())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._deadline.end):
+                await scorer.flush()
 
-    def _unfinished(self, place: int) -> Judgment:
-        """What is known of a passage that was not judged to the end."""
-        if place in self._direct:
-            return self._moved(self._direct[place])
-        if self._is_enough():
-            return Judgment(index=place, finish="skipped")
-        return self._judge.skip(place)
-
-    async def _in_waves(self) -> AsyncGenerator[Judgment, None]:
-        """Judgments until enough is found or time is over; what is left is pending."""
-        while self._pending and not self._is_enough() and not self._deadline.is_over:
-            wave = self._pending[: self._wave_size()]
-            async with aclosing(self._wave(wave)) as judged:
-                async for judgment in judged:
-                    self._pending.remove(judgment.index)
-                    yield judgment
-                    self._found += self._counts(judgment)
-                    if self._is_enough():
-                        break
-
-    def _is_enough(self) -> bool:
-        return self._options.enough is not None and self._found >= self._options.enough
-
-    def _counts(self, judgment: Judgment) -> bool:
-        threshold = 0.5 if self._score_threshold is None else self._score_threshold
-        return judgment.score is not None and judgment.score >= threshold
-
-    def _wave_size(self) -> int:
-        """As many passages as will hold what is missing, going by those judged so far."""
-        if self._options.enough is None:
-            return len(self._pending)
-        judged = len(self._texts) - len(self._pending)
-        # Laplace's rule of succession: before anything is known, one half.
-        share = (self._found + 1) / (judged + 2)
-        return math.ceil((self._options.enough - self._found) / share)
-
-    async def _wave(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
-        """The judgments of some passages, as they are made."""
+    async def _judge(self, wave: list[int]) -> None:
+        """Judge some passages. What has no final judgment at the end stays open."""
         if self._options.thinking == "none":
-            wave = self._all(places, _DIRECTLY)
-        elif self._options.thinking == "full" and self._deadline.end is None:
-            wave = self._all(places, self._plan())
+            await self._score(wave, _DIRECT)
+        elif not self._is_direct_first:
+            await self._score(wave, self._full_plan())
         else:
-            wave = self._directly_first(places)
-        async with aclosing(wave) as judged:
-            async for judgment in judged:
-                yield judgment
+            # With a verdict for each passage first, nothing is lost when time is over.
+            prefer = None if self._budget else self._full_plan()
+            await self._score(wave, _DIRECT, prefer=prefer)
+            await self._reason(wave)
 
-    def _plan(self, probing: Probing | None = None) -> Plan:
-        return Plan(
-            max_tokens=self._options.max_reasoning_tokens,
-            samples=self._options.samples,
-            probing=probing,
+    async def _reason(self, wave: list[int]) -> None:
+        if self._budget is None:
+            await self._score([i for i in wave if i in self._open], self._full_plan())
+            return
+        while self._lacks and not self._deadline.is_near:
+            # Off the loop: a choice among 100,000 passages takes a while.
+            chosen, probing = await asyncio.to_thread(self._budget.next_round)
+            if not chosen:
+                return
+            await self._score(chosen, self._full_plan(probing))
+
+    async def _score(self, indices: list[int], plan: Plan, *, prefer: Plan | None = None) -> None:
+        await self._workers.run(
+            (partial(self._score_one, index, plan, prefer) for index in indices),
+            self._accept,
+            until=self._deadline.end,
+            urgent=plan is _DIRECT and self._is_direct_first,
         )
 
-    def _all(self, places: Iterable[int], plan: Plan) -> AsyncGenerator[Judgment, None]:
-        return self._as_made(self._judge_one(place, plan) for place in places)
-
-    def _as_made(
-        self, judging: Iterable[Coroutine[Any, Any, Judgment]]
-    ) -> AsyncGenerator[Judgment, None]:
-        return _event_loop.as_completed(judging, until=self._deadline.end)
-
-    async def _directly_first(self, places: list[int]) -> AsyncGenerator[Judgment, None]:
-        """Direct verdicts for all, so that each has one when time is over; then the thoughts."""
-        rather = self._plan() if self._options.thinking == "full" else None
-        first = self._as_made(self._judge_one(place, _DIRECTLY, rather=rather) for place in places)
-        async with aclosing(first) as judged:
-            direct = {judgment.index: judgment async for judgment in judged}
-        self._direct |= direct
-        plans = self._plans([direct[place] for place in places if place in direct])
-        left = [direct[place] for place in places if place in direct and place not in plans]
-        thoughts = self._as_made(
-            self._judge_one(place, plan, known=direct[place]) for place, plan in plans.items()
+    async def _score_one(self, index: int, plan: Plan, prefer: Plan | None) -> Judgment:
+        if plan.max_tokens:
+            self._straggler_limit.begin()
+        direct = self._direct.get(index)
+        pair = Pair(
+            index=index,
+            passage=self._passages[index],
+            context=self._context,
+            direct=direct if direct and direct.score is not None else None,
         )
-        async with aclosing(thoughts) as judged:
-            async for judgment in judged:
-                if judgment.finish in ("concluded", "forced"):
-                    self._remember_move(judgment)
-                    yield judgment
-                else:
-                    left.append(judgment)
-        for judgment in left:
-            yield self._moved(judgment)
+        return await self._scorer.score(pair, plan, prefer=prefer)
 
-    def _plans(self, direct: list[Judgment]) -> dict[int, Plan]:
-        """How passages are thought about; "adaptive" leaves out those that need no thought."""
-        if self._options.thinking == "full":
-            unthought = (one for one in direct if one.finish in ("direct", "failed"))
-            return {judgment.index: self._plan() for judgment in unthought}
-        region = where_open(
-            direct,
-            top_n=self._top_n,
-            score_threshold=self._score_threshold,
-            sure=log_odds_of(self._options.adaptive_sure),
-        )
-        probing = Probing(step_tokens=self._options.step_tokens, region=region, settled=_SETTLED)
-        unsure = worth_a_thought(direct, region, share=self._options.adaptive_share)
-        return {place: self._plan(probing) for place in unsure}
+    def _accept(self, judgment: Judgment) -> bool:
+        """Take a judgment; return whether there is enough."""
+        if judgment.finish_reason in ("concluded", "forced"):
+            self._straggler_limit.finish(judgment)
+            if judgment.index in self._direct:
+                self._shift.record(self._direct[judgment.index], judgment)
+            if self._budget:
+                self._budget.add_reasoned(judgment)
+        elif self._is_direct_first:
+            self._direct[judgment.index] = judgment
+            if self._budget:
+                self._budget.add_direct(judgment)
+            return False
+        self._emit(judgment)
+        return self._lacks == 0
 
-    def _remember_move(self, thought: Judgment) -> None:
-        before = self._direct[thought.index].log_odds
-        if thought.log_odds is not None and before is not None:
-            self._moves.append(thought.log_odds - before)
+    def _full_plan(self, probing: Probing | None = None) -> Plan:
+        return Plan(max_tokens=self._options.max_reasoning_tokens, probing=probing)
 
-    def _moved(self, judgment: Judgment) -> Judgment:
-        """A direct verdict, brought to where it can be compared with those after thoughts."""
-        if judgment.log_odds is None or judgment.finish != "direct":
+    # Enough
+
+    @property
+    def _lacks(self) -> float:
+        """How many more passages must reach the threshold; infinity if all are judged."""
+        enough = self._options.enough
+        return math.inf if enough is None else max(0, enough - self._found)
+
+    def _reaches(self, judgment: Judgment) -> bool:
+        return self._selection.admits(judgment, default=_EVEN_ODDS)
+
+    def _reaching(self) -> int:
+        """Return how many passages reach the threshold, as far as is known."""
+        provisional = (self._direct[index] for index in self._direct.keys() & self._open.keys())
+        return self._found + sum(self._reaches(self._shifted(one)) for one in provisional)
+
+    def _is_done(self) -> bool:
+        enough = self._options.enough
+        return self._deadline.is_over or (enough is not None and self._reaching() >= enough)
+
+    def _next_wave(self) -> list[int]:
+        """Return as many passages as will hold what is missing, going by those judged so far."""
+        if self._options.enough is None:
+            return [*self._upcoming]
+        judged = len(self._passages) - len(self._open.keys() - self._direct.keys())
+        reaching = self._reaching()
+        # Laplace's rule of succession: before anything is known, one half.
+        share = (reaching + 1) / (judged + 2)
+        return [*islice(self._upcoming, math.ceil((self._options.enough - reaching) / share))]
+
+    # Emitting
+
+    def _remaining(self) -> Iterator[Judgment]:
+        """Yield the judgments of the passages that are still open."""
+        for index in [*self._open]:
+            if self._lacks == 0:
+                yield Judgment(index=index, finish_reason="skipped")
+            elif index in self._direct:
+                yield self._shifted(self._direct[index])
+            else:
+                error = f"the deadline of {self._options.deadline} s passed before its verdict"
+                yield Judgment(index=index, finish_reason="skipped", error=error)
+
+    def _shifted(self, judgment: Judgment) -> Judgment:
+        """Return a direct verdict, corrected to be comparable with those after reasoning."""
+        shift = self._shift.value
+        if judgment.log_odds is None or shift == 0.0:
             return judgment
-        move = typical_move(self._moves)
-        return replace(judgment, log_odds=judgment.log_odds + move, moved=move)
+        shifted = replace(judgment, log_odds=judgment.log_odds + shift, log_odds_shift=shift)
+        decided = self._reaches(shifted) and not self._reaches(judgment)
+        return replace(shifted, decided_by_shift=decided)
 
-    async def _judge_one(
-        self,
-        place: int,
-        plan: Plan,
-        *,
-        known: Judgment | None = None,
-        rather: Plan | None = None,
-    ) -> Judgment:
-        return await self._judge.judge(
-            Case(
-                index=place,
-                query=self._query,
-                passage=self._texts[place],
-                plan=plan,
-                deadline=self._deadline,
-                known=known if known and known.score is not None else None,
-                rather=rather,
-            )
-        )
+    async def _emit_all(self, judgments: Iterable[Judgment]) -> None:
+        for count, judgment in enumerate(judgments):
+            self._emit(judgment)
+            if count % _BURST == 0:
+                await asyncio.sleep(0)
+
+    def _emit(self, judgment: Judgment) -> None:
+        """Emit the final judgment of a passage, and of those identical to it."""
+        del self._open[judgment.index]
+        self._emit_one(judgment)
+        is_reused = judgment.score is not None
+        for index in self._copies.get(judgment.index, ()):
+            if self._lacks == 0:
+                self._emit_one(Judgment(index=index, finish_reason="skipped"))
+            else:
+                self._emit_one(replace(judgment, index=index, cached=is_reused))
+
+    def _emit_one(self, judgment: Judgment) -> None:
+        self._found += self._reaches(judgment)
+        self._scorer.count(judgment, self.usage)
+        self._emit_to(judgment)
+
+
+def _copies(passages: list[str]) -> dict[int, list[int]]:
+    """Return, by the index of a passage, those of the later ones that are identical to it."""
+    first: dict[str, int] = {}
+    copies: dict[int, list[int]] = {}
+    for index, passage in enumerate(passages):
+        original = first.setdefault(passage, index)
+        if original != index:
+            copies.setdefault(original, []).append(index)
+    return copies

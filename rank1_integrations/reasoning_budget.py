@@ -1,100 +1,177 @@
-"""Where a thought can change the outcome, and how verdicts with and without one go together."""
+"""Which passages of a query get reasoning, and when reasoning takes too long."""
 
 from __future__ import annotations
 
+import bisect
 import math
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping
 
+from rank1_integrations.config import Adaptive
 from rank1_integrations.judgment import Judgment
+from rank1_integrations.scoring.steps import Probing, UncertaintyBand
+from rank1_integrations.selection import Selection
 
-# As if so many thoughts had confirmed their direct verdicts: a few say little about all.
-_CONFIRMED = 2
+# Weight of the assumption that reasoning changes nothing, in passages: a few say little about all.
+_PRIOR_PASSAGES = 2
 
+# Two verdicts amid reasoning that differ by less, in log-odds, agree.
+_AGREEMENT = 0.25
 
-def log_odds_of(score: float) -> float:
-    """The log-odds that a score in [0, 1] stands for."""
-    if score <= 0 or score >= 1:
-        return math.copysign(math.inf, score - 0.5)
-    return math.log(score / (1 - score))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Region:
-    """The log-odds at which the outcome is open: outside, a passage's fate is plain."""
-
-    low: float
-    high: float
-
-    def __contains__(self, log_odds: float) -> bool:
-        return self.low < log_odds < self.high
+# Fewer finished ones do not tell how long reasoning about a query takes.
+_MIN_FINISHED = 3
 
 
-def where_open(
-    direct: list[Judgment], *, top_n: int | None, score_threshold: float | None, sure: float
-) -> Region:
-    """Between which log-odds a thought can still change what the caller gets.
+class ShiftEstimate:
+    """By how much reasoning moves a query's direct verdicts, in log-odds.
 
-    A list is in order: whatever may be in it is open, down to what lies surely below the
-    threshold, or below the middle between the last place kept and the first one lost. Where
-    there is only a threshold to be on one side of, it is open near the threshold; for a single
-    passage without one, near the even odds that decide `relevant`.
+    Direct verdicts are kinder or harsher than verdicts after reasoning, and more so for some
+    queries than for others. The estimate is the median of what was seen, since one label at
+    probability 0 moves a mean by thousands, and it is cautious as long as little was seen.
+    """
+
+    def __init__(self) -> None:
+        self._moves: list[float] = []
+
+    def record(self, direct: Judgment, reasoned: Judgment) -> None:
+        """Learn from the two verdicts on one passage."""
+        if direct.log_odds is not None and reasoned.log_odds is not None:
+            self._moves.append(reasoned.log_odds - direct.log_odds)
+
+    @property
+    def value(self) -> float:
+        """The estimate; 0 if nothing was seen."""
+        count = len(self._moves)
+        return statistics.median(self._moves) * count / (count + _PRIOR_PASSAGES) if count else 0.0
+
+
+class ReasoningBudget:
+    """Chooses, round by round, the passages whose verdict reasoning can change to some effect.
+
+    A direct verdict costs one token, reasoning hundreds. What reasoning changed so far is added
+    to the other direct verdicts before the next choice.
+    """
+
+    def __init__(self, settings: Adaptive, selection: Selection, shift: ShiftEstimate) -> None:
+        self._settings, self._selection, self._shift = settings, selection, shift
+        self._direct: dict[int, float] = {}
+        self._reasoned: dict[int, float] = {}
+        self._chosen: set[int] = set()
+
+    def add_direct(self, judgment: Judgment) -> None:
+        """Add a passage with its direct verdict; one without a score can't be chosen."""
+        if judgment.log_odds is not None:
+            self._direct[judgment.index] = judgment.log_odds
+
+    def add_reasoned(self, judgment: Judgment) -> None:
+        """Replace a passage's direct verdict by the one after reasoning."""
+        if judgment.log_odds is not None:
+            self._reasoned[judgment.index] = judgment.log_odds
+
+    def next_round(self) -> tuple[list[int], Probing]:
+        """Choose the passages to reason about next, and their early exit.
+
+        Returns:
+            Indices, none if the outcome is clear or the share is used up; and when to stop.
+        """
+        shift = self._shift.value
+        log_odds = {index: odds + shift for index, odds in self._direct.items()} | self._reasoned
+        band = uncertainty_band(list(log_odds.values()), self._selection, self._settings.margin)
+        # 0.3 of 20 are 6, whatever the last bit of the product says.
+        allowed = max(1, math.floor(self._settings.max_share * len(self._direct) + 1e-9))
+        size = math.ceil((allowed - len(self._chosen)) / 2)
+        ranked = rank_for_reasoning(log_odds, band, exclude=self._chosen) if size > 0 else []
+        chosen = ranked[: max(size, 0)]
+        self._chosen.update(chosen)
+        probing = Probing(every=self._settings.probe_every, band=band, agreement=_AGREEMENT)
+        return chosen, probing
+
+
+def uncertainty_band(log_odds: list[float], selection: Selection, margin: float) -> UncertaintyBand:
+    """Return the log-odds between which reasoning can change what the caller gets.
+
+    The order of the kept passages is part of what the caller gets: whatever may be kept is
+    uncertain, down to what is surely below the threshold, or below the middle between the last
+    passage kept and the first one lost. If only a threshold decides, verdicts near it are
+    uncertain; for a single passage without one, those near even odds, which decide `relevant`.
 
     Args:
-        direct: The direct verdicts of the query's passages.
-        top_n: How many are kept at most; None for all.
-        score_threshold: What is kept has at least this score; None for all.
-        sure: How far from what decides a passage is plain, in log-odds.
+        log_odds: Of the query's passages.
+        selection: What the caller keeps.
+        margin: How far from what decides a verdict is clear, in log-odds.
     """
-    threshold = None if score_threshold is None else log_odds_of(score_threshold)
-    if top_n is None and (threshold is not None or len(direct) == 1):
-        boundary = threshold or 0.0
-        return Region(low=boundary - sure, high=boundary + sure)
+    threshold = selection.threshold_log_odds
+    if selection.top_n is None and (threshold is not None or len(log_odds) == 1):
+        center = threshold or 0.0
+        return UncertaintyBand(low=center - margin, high=center + margin)
     lowest = -math.inf if threshold is None else threshold
-    odds = sorted((one.log_odds for one in direct if one.log_odds is not None), reverse=True)
-    if top_n is not None and top_n < len(odds):
-        lowest = max(lowest, (odds[top_n - 1] + odds[top_n]) / 2)
-    return Region(low=lowest - sure, high=math.inf)
+    best_first = sorted(log_odds, reverse=True)
+    if selection.top_n is not None and selection.top_n < len(best_first):
+        last, first_lost = best_first[selection.top_n - 1 : selection.top_n + 1]
+        lowest = max(lowest, (last + first_lost) / 2)
+    return UncertaintyBand(low=lowest - margin, high=math.inf)
 
 
-def worth_a_thought(direct: list[Judgment], region: Region, *, share: float) -> list[int]:
-    """The passages to think about: the first of a list in order, else those nearest to open.
+def rank_for_reasoning(
+    log_odds: Mapping[int, float], band: UncertaintyBand, *, exclude: set[int]
+) -> list[int]:
+    """Return the indices of uncertain passages, those first that matter most.
 
-    Which are the first, retriever and direct verdict decide together, by the sum of the reciprocal
-    ranks that they give (as in Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion", SIGIR
-    2009, without its constant): each knows of good passages that the other takes for worse.
+    For an ordered list these are the best by retriever and verdict together, by the sum of the
+    reciprocal ranks that they give (as in Cormack, Clarke and Buettcher, "Reciprocal Rank
+    Fusion", SIGIR 2009, without its constant): each knows of good passages that the other
+    misjudges. For a threshold alone they are those nearest to it.
 
     Args:
-        direct: The direct verdicts of the query's passages.
-        region: Where the outcome is open.
-        share: At most this share of the passages, rounded down, but one at least.
-
-    Returns:
-        Their indices, those first that matter most.
+        log_odds: Of the query's passages, by index.
+        band: Where verdicts are uncertain.
+        exclude: Passages that had their reasoning.
     """
-    odds = {one.index: one.log_odds for one in direct if one.log_odds is not None}
-    unsure = sorted(index for index in odds if odds[index] in region)
-    if region.high == math.inf:
-        by_verdict = sorted(unsure, key=odds.__getitem__, reverse=True)
-        weights = dict.fromkeys(unsure, 0.0)
-        for order in (unsure, by_verdict):
-            for rank, index in enumerate(order, 1):
+    uncertain = [index for index in sorted(log_odds) if log_odds[index] in band]
+    if math.isfinite(band.low) and math.isfinite(band.high):
+        center = (band.low + band.high) / 2
+        order = sorted(uncertain, key=lambda index: abs(log_odds[index] - center))
+    else:
+        by_verdict = sorted(uncertain, key=log_odds.__getitem__, reverse=True)
+        weights = dict.fromkeys(uncertain, 0.0)
+        for ranking in (uncertain, by_verdict):
+            for rank, index in enumerate(ranking, 1):
                 weights[index] += 1 / rank
         # Of equals, the better verdict first.
-        unsure = sorted(by_verdict, key=weights.__getitem__, reverse=True)
-    else:
-        middle = (region.low + region.high) / 2
-        unsure.sort(key=lambda index: abs(odds[index] - middle))
-    # 0.3 of 20 are 6, whatever the last bit of the product says.
-    return unsure[: max(1, math.floor(share * len(direct) + 1e-9))]
+        order = sorted(by_verdict, key=weights.__getitem__, reverse=True)
+    return [index for index in order if index not in exclude]
 
 
-def typical_move(moves: list[float]) -> float:
-    """By how much a thought moves a query's direct verdicts, in log-odds.
+class StragglerLimit:
+    """The most tokens that reasoning about one passage of a query may have.
 
-    Direct verdicts are kinder or harsher than thoughts, and more so for some queries than others:
-    beside passages that were thought about, those that were not would stand too high or too low.
-
-    Args:
-        moves: Log-odds after a thought less those before, for each passage with a thought.
+    A few runaways double the mean time of a query, and passages can be written to prolong
+    reasoning (arXiv 2601.13112). Short reasoning ends first, so the median of the first ones that
+    are finished is too low: the limit holds once half of those that began are.
     """
-    return math.fsum(moves) / (len(moves) + _CONFIRMED) if moves else 0.0
+
+    def __init__(self, factor: float | None) -> None:
+        """Set the limit.
+
+        Args:
+            factor: Times the median of the finished ones; None for no limit.
+        """
+        self._factor = factor
+        self._begun = 0
+        self._finished: list[int] = []
+
+    def begin(self) -> None:
+        """Count one that begins."""
+        self._begun += 1
+
+    def finish(self, judgment: Judgment) -> None:
+        """Learn from one that this limit did not end."""
+        if 0 < judgment.reasoning_tokens < self() and not judgment.cached:
+            bisect.insort(self._finished, judgment.reasoning_tokens)
+
+    def __call__(self) -> float:
+        """Return the limit in tokens by now; infinity if there is none yet."""
+        count = len(self._finished)
+        if self._factor is None or count < max(_MIN_FINISHED, self._begun / 2):
+            return math.inf
+        return self._factor * self._finished[count // 2]

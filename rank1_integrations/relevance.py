@@ -45,11 +45,11 @@ CITATION = (
 
 
 def add_instruction(query: str, instruction: str | None) -> str:
-    """The query with an instruction for this query behind it, as mteb appends them.
+    """Return the query with an instruction appended, as mteb appends them.
 
     Args:
-        query: What is asked.
-        instruction: What else counts, in a sentence; one that equals the query adds nothing
+        query: The query.
+        instruction: A further condition, in a sentence. One that equals the query adds nothing
             (https://github.com/orionw/rank1, `rank1.py`).
     """
     query, instruction = query.strip(), (instruction or "").strip()

@@ -1,25 +1,33 @@
-"""Many passages of one query: what runs at once, and what a failure means."""
+"""`Rank1`: the public interface, and what one process's event loop holds for it."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import weakref
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from rank1_integrations import _event_loop
-from rank1_integrations.config import Options, check_cut
+from rank1_integrations._event_loop import Emit, PerProcess, SharedTask, WorkerPool
+from rank1_integrations.config import Options, RankOptions
 from rank1_integrations.engines.base import Engine
-from rank1_integrations.exceptions import ConfigurationError, Rank1Error
-from rank1_integrations.judgment import Judgment, rank
-from rank1_integrations.query_job import Judging
-from rank1_integrations.scoring.deadline import Deadline, RecentTimes
+from rank1_integrations.exceptions import ConfigurationError
+from rank1_integrations.judgment import Judgment
+from rank1_integrations.query_job import QueryJob
+from rank1_integrations.relevance import add_instruction
+from rank1_integrations.scoring.deadline import Deadline, RecentDurations
 from rank1_integrations.scoring.prompt import define_relevance
-from rank1_integrations.scoring.scorer import PassageJudge
+from rank1_integrations.scoring.scorer import PairScorer
 from rank1_integrations.scoring.usage import Usage
+from rank1_integrations.selection import RankResult, Selection
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from pydantic import SecretStr
 
 logger = logging.getLogger(__name__)
 
@@ -28,55 +36,90 @@ class Rank1:
     """The Rank1 reranker on one engine, to be shared by any number of chains, threads and tasks.
 
     Make one with `from_server`, `from_vllm`, `from_transformers` or `demo`. Every method has an
-    asynchronous twin with an `a` in front; both run the same code on one background loop, so the
-    synchronous form also works inside a running loop.
+    async version with the prefix `a`. Both run the same code on one background event loop, so the
+    synchronous one works inside a running loop too.
     """
 
-    def __init__(self, engine: Engine, **options: Any) -> None:
-        """Wrap an engine; `options` are the fields of `Options`."""
-        self._engine = engine
-        self._options = Options.check(options)
-        self._passage_judge = PassageJudge(engine, self._options)
-        self._answer_delays = RecentTimes()
-        self._closed = False
+    def __init__(self, engine: Engine, **options: Unpack[RankOptions]) -> None:
+        """Wrap an engine.
+
+        Args:
+            engine: The engine; closed with this object.
+            **options: The fields of `Options`.
+
+        Raises:
+            ConfigurationError: An option can't work.
+        """
+        self._options = _check_options(options)
+        self._usage = Usage()
+        self._verdict_durations = RecentDurations()
+        self._delivery_durations = RecentDurations()
+        self._runtime = PerProcess(self._new_runtime(engine), self._runtime_after_fork())
+        self._is_closed = False
+        self._finalizer = weakref.finalize(self, _close_unreferenced, self._runtime)
+        self._finalizer.atexit = False
 
     @classmethod
     def from_server(
-        cls, base_url: str, *, model: str | None = None, api_key: str | None = None, **options: Any
+        cls,
+        base_url: str,
+        *,
+        model: str | None = None,
+        api_key: str | SecretStr | Callable[[], str] | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        client: AsyncOpenAI | None = None,
+        context_length: int | None = None,
+        timeout: float | None = 600.0,
+        max_retries: int = 2,
+        **options: Unpack[RankOptions],
     ) -> Self:
-        """Rank1 behind an OpenAI-compatible server with logprobs, such as `vllm serve`.
+        """Use Rank1 behind an OpenAI-compatible server with log-probabilities, such as vLLM.
 
         Args:
             base_url: For instance "http://localhost:8000/v1"; "/v1" is added to a bare host.
             model: The name it is served under; None for the only one that the server has.
-            api_key: Sent as a bearer token; None for the environment's `RANK1_API_KEY` or else
-                `OPENAI_API_KEY`, or no key where neither is set.
+            api_key: Sent as a bearer token; a function is called for each request. None for the
+                environment variable `RANK1_API_KEY`, "" for no key.
+            default_headers: Sent with every request, and as secret as the key.
+            client: An `openai.AsyncOpenAI` to use instead of one made here. It is never closed.
+            context_length: Tokens that the model reads, for servers that do not tell.
+            timeout: Seconds for the answer to one request; None for no limit. Connecting takes
+                10 seconds at most.
+            max_retries: Repeats of a request that was dropped, refused as too many (429), or
+                failed on the server (5xx).
             **options: The fields of `Options`.
 
         Raises:
-            ConfigurationError: An argument can't work. Whether the server answers is found out
-                by the first call.
+            ConfigurationError: An argument can't work. Whether the server answers shows with the
+                first call.
         """
-        from rank1_integrations.engines.openai_server.engine import ServerEngine
+        from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 
-        checked = Options.check(options)
-        engine = ServerEngine(
+        _check_options(options)
+        engine = OpenAIServerEngine(
             base_url,
             model=model,
-            api_key=api_key or os.environ.get("RANK1_API_KEY") or os.environ.get("OPENAI_API_KEY"),
-            timeout=checked.timeout,
-            max_retries=checked.max_retries,
+            api_key=api_key,
+            default_headers=default_headers,
+            client=client,
+            context_length=context_length,
+            timeout=timeout,
+            max_retries=max_retries,
         )
         return cls(engine, **options)
 
     @classmethod
     def from_vllm(
-        cls, model: str, *, engine_args: Mapping[str, Any] | None = None, **options: Any
+        cls,
+        model: str,
+        *,
+        engine_args: Mapping[str, Any] | None = None,
+        **options: Unpack[RankOptions],
     ) -> Self:
-        """Rank1 on vLLM, which this process starts, shares among its objects and ends.
+        """Use Rank1 on vLLM, which this process starts, shares among its objects and ends.
 
-        Objects with the same model and `engine_args` share one copy of it in memory, which is
-        freed when the last of them is closed or collected, or at the interpreter's exit.
+        Objects with the same model and `engine_args` share one copy of it in memory. It is freed
+        when the last of them is closed or collected, or at the interpreter's exit.
 
         Args:
             model: A checkpoint's name on the hub, or its folder.
@@ -90,9 +133,8 @@ class Rank1:
         """
         from rank1_integrations.engines.vllm.engine import VllmEngine
 
-        checked = Options.check(options)
-        engine = VllmEngine(model, engine_args=engine_args, timeout=checked.timeout)
-        return cls(engine, **options)
+        _check_options(options)
+        return cls(VllmEngine(model, engine_args=engine_args), **options)
 
     @classmethod
     def from_transformers(
@@ -102,15 +144,15 @@ class Rank1:
         device: str | None = None,
         dtype: str | None = None,
         batch_size: int = 16,
-        **options: Any,
+        **options: Unpack[RankOptions],
     ) -> Self:
-        """Rank1 in this process, on CPU or GPU, through Hugging Face transformers.
+        """Use Rank1 in this process, on CPU or GPU, through Hugging Face transformers.
 
         Args:
             model: A checkpoint's name on the hub, or its folder.
             device: As torch names it ("cpu", "cuda:0"); None for a GPU if there is one.
             dtype: As torch names it ("bfloat16"); None for the checkpoint's own.
-            batch_size: How many prompts run through the model together at most.
+            batch_size: The most prompts that run through the model together.
             **options: The fields of `Options`.
 
         Raises:
@@ -119,34 +161,83 @@ class Rank1:
         """
         from rank1_integrations.engines.transformers import TransformersEngine
 
-        checked = Options.check(options)
-        engine = TransformersEngine(
-            model, device=device, dtype=dtype, batch_size=batch_size, timeout=checked.timeout
-        )
+        _check_options(options)
+        engine = TransformersEngine(model, device=device, dtype=dtype, batch_size=batch_size)
         return cls(engine, **options)
 
     @classmethod
-    def demo(cls, **options: Any) -> Self:
-        """The demonstration model in this package: it shows the form, and is no good reranker."""
+    def demo(cls, **options: Unpack[RankOptions]) -> Self:
+        """Use the demonstration model of this package. It is made to try things, not to rank.
+
+        Args:
+            **options: The fields of `Options`; `max_reasoning_tokens` is 256 if not given.
+        """
         from rank1_integrations.demo_model import DEMO_MODEL
 
-        options = {"max_reasoning_tokens": 256, **options}
+        options.setdefault("max_reasoning_tokens", 256)
         return cls.from_transformers(str(DEMO_MODEL), device="cpu", dtype="float32", **options)
 
     @property
     def model(self) -> str:
-        """The model's name; for a server without one given, known after the first call."""
-        return self._engine.model
+        """The model's name; if a server was given without one, known after the first call."""
+        return self._runtime.latest.engine.model
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What is known about the server, as plain data; empty for a model in this process."""
+        return self._runtime.latest.engine.info
 
     @property
     def options(self) -> Options:
-        """What this object was made with."""
+        """The options of this object."""
         return self._options
 
     @property
     def usage(self) -> Usage:
-        """What this object's judgments have cost so far, as a copy."""
-        return replace(self._passage_judge.usage)
+        """What this object's queries have cost so far, as a copy."""
+        return replace(self._usage)
+
+    def rank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> RankResult:
+        """Judge every passage and return the best.
+
+        Args:
+            query: The query; surrounding white space is dropped.
+            passages: Texts, as the retriever returned them.
+            top_n: The most passages to keep; None for all.
+            score_threshold: Keep passages with score >= threshold, before `top_n`; None for all.
+
+        Returns:
+            The kept judgments, best first; iterating the result iterates them. `dropped` has the
+            others. Passages without a score (skipped at the deadline, or failed and `on_error` is
+            "keep") are kept behind the others, unless `on_error` is "drop".
+
+        Raises:
+            ConfigurationError: The query is empty or does not fit the model's context, a passage
+                is not a str, or `top_n` or `score_threshold` can't work.
+            EngineError: The engine failed, and `on_error` is "raise".
+            Rank1Error: This object is closed.
+        """
+        call = self._call(query, passages, self._selection(top_n, score_threshold))
+        return self._ranked(call, _event_loop.run(self._collect(call)))
+
+    async def arank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        *,
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> RankResult:
+        """Async version of `rank`."""
+        call = self._call(query, passages, self._selection(top_n, score_threshold))
+        return self._ranked(call, await _event_loop.arun(self._collect(call)))
 
     def judge(
         self,
@@ -156,28 +247,25 @@ class Rank1:
         top_n: int | None = None,
         score_threshold: float | None = None,
     ) -> list[Judgment]:
-        """Judge every passage.
+        """Judge every passage; nothing is left out.
 
         Args:
-            query: What is asked; white space around it is dropped.
-            passages: Texts, as the retriever had them.
-            top_n: How many the caller will keep at most; None for all. Nothing is left out here.
-            score_threshold: The score from which on the caller will keep a passage; None for all.
+            query: As for `rank`.
+            passages: As for `rank`.
+            top_n: The most passages that the caller will keep: adaptive reasoning uses it.
+            score_threshold: The lowest score that the caller will keep: adaptive reasoning and
+                `enough` use it.
 
         Returns:
             One judgment for each passage, in the passages' order.
 
         Raises:
-            ConfigurationError: The query is empty or does not fit the model's context, the
-                passages are no texts, or `top_n` or `score_threshold` can't work.
-            EngineError: The engine failed, and `on_error` is "raise".
-            Rank1Error: This object is closed.
+            ConfigurationError: As for `rank`.
+            EngineError: As for `rank`.
+            Rank1Error: As for `rank`.
         """
-        texts, deadline = _check_passages(passages), self._deadline()
-        judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
-        answer = _event_loop.run(_in_order(judgments))
-        self._answer_delays.since(deadline.end)
-        return self._report(query, texts, answer)
+        call = self._call(query, passages, self._selection(top_n, score_threshold))
+        return self._report(call, _event_loop.run(self._collect(call)))
 
     async def ajudge(
         self,
@@ -187,12 +275,9 @@ class Rank1:
         top_n: int | None = None,
         score_threshold: float | None = None,
     ) -> list[Judgment]:
-        """`judge`, awaited."""
-        texts, deadline = _check_passages(passages), self._deadline()
-        judgments = self._judgments(query, texts, deadline, top_n, score_threshold)
-        answer = await _event_loop.arun(_in_order(judgments))
-        self._answer_delays.since(deadline.end)
-        return self._report(query, texts, answer)
+        """Async version of `judge`."""
+        call = self._call(query, passages, self._selection(top_n, score_threshold))
+        return self._report(call, await _event_loop.arun(self._collect(call)))
 
     async def astream(
         self,
@@ -202,108 +287,39 @@ class Rank1:
         top_n: int | None = None,
         score_threshold: float | None = None,
     ) -> AsyncGenerator[Judgment, None]:
-        """Judge every passage; the judgments come as they are made.
+        """Judge every passage and yield the judgments as they become final.
 
         Leaving the loop early cancels what still runs.
 
         Args:
-            query: As for `judge`.
-            passages: As for `judge`.
+            query: As for `rank`.
+            passages: As for `rank`.
             top_n: As for `judge`.
             score_threshold: As for `judge`.
 
         Yields:
-            One judgment for each passage, in the order in which they are made; `index` is the
-            passage's place.
+            One judgment for each passage; `index` is the passage's position.
 
         Raises:
-            ConfigurationError: As for `judge`.
-            EngineError: As for `judge`.
-            Rank1Error: As for `judge`.
+            ConfigurationError: As for `rank`.
+            EngineError: As for `rank`.
+            Rank1Error: As for `rank`.
         """
-        texts = _check_passages(passages)
-        judgments = self._judgments(query, texts, self._deadline(), top_n, score_threshold)
-        made = []
-        async with aclosing(_event_loop.iterate(judgments)) as stream:
+        call = self._call(query, passages, self._selection(top_n, score_threshold))
+        judgments: list[Judgment] = []
+        work = partial(self._run, call)
+        async with aclosing(_event_loop.stream(work)) as stream:
             async for judgment in stream:
-                made.append(judgment)
+                judgments.append(judgment)
                 yield judgment
-        self._report(query, texts, sorted(made, key=lambda one: one.index))
-
-    def rank(
-        self,
-        query: str,
-        passages: Iterable[str],
-        *,
-        top_n: int | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Judgment]:
-        """Judge every passage and return the best.
-
-        Args:
-            query: What is asked; white space around it is dropped.
-            passages: Texts, as the retriever had them.
-            top_n: How many to return at most; None for all.
-            score_threshold: Keep score >= threshold, before `top_n`; None for all.
-
-        Returns:
-            Judgments best first; `index` is the passage's place. What could not be judged comes
-            last, in the retriever's order, or is left out if `on_error` is "drop".
-
-        Raises:
-            ConfigurationError: As for `judge`, or `top_n` or `score_threshold` can't work.
-            EngineError: The engine failed, and `on_error` is "raise".
-            Rank1Error: This object is closed.
-        """
-        judgments = self.judge(query, passages, top_n=top_n, score_threshold=score_threshold)
-        return self.cut(judgments, top_n=top_n, score_threshold=score_threshold)
-
-    async def arank(
-        self,
-        query: str,
-        passages: Iterable[str],
-        *,
-        top_n: int | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Judgment]:
-        """`rank`, awaited."""
-        judgments = await self.ajudge(query, passages, top_n=top_n, score_threshold=score_threshold)
-        return self.cut(judgments, top_n=top_n, score_threshold=score_threshold)
-
-    def cut(
-        self,
-        judgments: list[Judgment],
-        *,
-        top_n: int | None = None,
-        score_threshold: float | None = None,
-    ) -> list[Judgment]:
-        """What `rank` makes of `judge`'s answer, for callers that also show what was left out.
-
-        Args:
-            judgments: All of them, in the passages' order.
-            top_n: How many to return at most; None for all.
-            score_threshold: Keep score >= threshold, before `top_n`; None for all.
-
-        Returns:
-            Judgments best first, as `rank` returns them.
-
-        Raises:
-            ConfigurationError: `top_n` or `score_threshold` can't work.
-        """
-        check_cut(top_n, score_threshold)
-        wanted = [one for one in judgments if one.score is not None or self._keeps_unjudged(one)]
-        return rank(wanted, top_n=top_n, score_threshold=score_threshold)
-
-    def _keeps_unjudged(self, judgment: Judgment) -> bool:
-        """Failures as `on_error` says; what was skipped because enough was found is left out."""
-        return self._options.on_error != "drop" and judgment.error is not None
+        self._report(call, judgments)
 
     def close(self) -> None:
-        """Free the engine's connections or memory. Further calls are refused."""
+        """Free the engine's connections or memory. Calls that run fail, further ones too."""
         _event_loop.run(self._close())
 
     async def aclose(self) -> None:
-        """`close`, awaited."""
+        """Async version of `close`."""
         await _event_loop.arun(self._close())
 
     def __enter__(self) -> Self:
@@ -342,62 +358,118 @@ class Rank1:
         )
 
     def __repr__(self) -> str:
-        return f"Rank1({self._engine!r}, {self._options!r})"
+        return f"Rank1({self._runtime.latest.engine!r}, {self._options!r})"
 
-    def _report(self, query: str, texts: list[str], judgments: list[Judgment]) -> list[Judgment]:
-        """Tell `on_judgments`, in the caller's own thread and context."""
+    def _selection(self, top_n: int | None, score_threshold: float | None) -> Selection:
+        return Selection(top_n, score_threshold, keep_unscored=self._options.on_error != "drop")
+
+    def _call(self, query: str, passages: Iterable[str], selection: Selection) -> _Call:
+        """Check a call's arguments and start its time, in the caller's thread."""
+        deadline = Deadline(
+            self._options.deadline,
+            verdict_seconds=self._verdict_durations.longest,
+            delivery_seconds=self._delivery_durations.longest,
+        )
+        text, texts = _check_query(query), _check_passages(passages)
+        instructed = add_instruction(text, self._options.instruction)
+        defined = define_relevance(instructed, self._options.relevance)
+        job = QueryJob(defined, texts, selection, self._options, deadline)
+        return _Call(query, texts, selection, deadline, job)
+
+    async def _run(self, call: _Call, emit: Emit[Judgment]) -> None:
+        """Run a call on the background loop."""
+        if self._is_closed:
+            raise _event_loop.closed_error()
+        runtime = self._runtime.get()
+        await call.job.run(runtime.scorer, runtime.start, runtime.workers, emit)
+
+    async def _collect(self, call: _Call) -> list[Judgment]:
+        judgments: list[Judgment] = []
+        await self._run(call, judgments.append)
+        return judgments
+
+    def _report(self, call: _Call, judgments: list[Judgment]) -> list[Judgment]:
+        """Sort the judgments and tell `on_judgments`, in the caller's thread and context."""
+        self._delivery_durations.record_since(call.deadline.end)
+        judgments.sort(key=lambda judgment: judgment.index)
         if self._options.on_judgments is not None:
             try:
-                self._options.on_judgments(query, texts, judgments)
+                self._options.on_judgments(call.query, call.passages, judgments)
             except Exception:
-                # Someone looking on must not cost the caller the judgments.
+                # An observer must not cost the caller the judgments.
                 logger.exception("on_judgments failed")
         return judgments
 
-    def _deadline(self) -> Deadline:
-        """The time for one query, which runs from now."""
-        return Deadline(
-            self._options.deadline,
-            reserve=self._passage_judge.verdict_times.longest,
-            delay=self._answer_delays.longest,
-        )
-
-    def _judgments(
-        self,
-        query: str,
-        texts: list[str],
-        deadline: Deadline,
-        top_n: int | None,
-        score_threshold: float | None,
-    ) -> AsyncGenerator[Judgment, None]:
-        """The judgments as they are made, to be run on the background loop."""
-        check_cut(top_n, score_threshold)
-        query = _check_query(query)
-        if self._closed:
-            raise Rank1Error("this Rank1 object is closed: make a new one")
-        return Judging(
-            self._passage_judge,
-            self._options,
-            define_relevance(query, self._options.relevance),
-            texts,
-            deadline,
-            top_n=top_n,
-            score_threshold=score_threshold,
-        ).judgments()
+    def _ranked(self, call: _Call, judgments: list[Judgment]) -> RankResult:
+        kept, dropped = call.selection.split(self._report(call, judgments))
+        return RankResult(kept, dropped, replace(call.job.usage))
 
     async def _close(self) -> None:
-        self._closed = True
-        await self._engine.aclose()
+        self._finalizer.detach()
+        if not self._is_closed and self._runtime.is_current:
+            self._is_closed = True
+            await self._runtime.latest.aclose()
+
+    def _new_runtime(self, engine: Engine) -> _Runtime:
+        scorer = PairScorer(engine, self._options, self._usage, self._verdict_durations)
+        workers = WorkerPool(self._options.max_concurrency)
+        return _Runtime(engine, scorer, SharedTask(scorer.start), workers)
+
+    def _runtime_after_fork(self) -> Callable[[_Runtime], _Runtime]:
+        # Not a bound method: the object must be collected as soon as its last user drops it.
+        this = weakref.ref(self)
+
+        def rebuild(runtime: _Runtime) -> _Runtime:
+            rank1 = this()
+            assert rank1 is not None
+            return rank1._new_runtime(runtime.engine.after_fork())
+
+        return rebuild
 
 
-async def _in_order(judgments: AsyncGenerator[Judgment, None]) -> list[Judgment]:
-    async with aclosing(judgments):
-        return sorted([one async for one in judgments], key=lambda one: one.index)
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call of a public method."""
+
+    query: str
+    passages: list[str]
+    selection: Selection
+    deadline: Deadline
+    job: QueryJob
+
+
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """Everything that is bound to one process's event loop."""
+
+    engine: Engine
+    scorer: PairScorer
+    start: SharedTask
+    workers: WorkerPool
+
+    async def aclose(self) -> None:
+        """End all calls and free the engine."""
+        self.workers.close()
+        self.start.cancel()
+        self.scorer.close()
+        await self.engine.aclose()
+
+
+def _close_unreferenced(runtime: PerProcess[_Runtime]) -> None:
+    """Close what a dropped object held, on the loop that it belongs to."""
+    if runtime.is_current:
+        _event_loop.spawn(runtime.latest.aclose)
+
+
+def _check_options(options: RankOptions) -> Options:
+    """Return the options, checked before a model is loaded for them."""
+    _event_loop.check_threads()
+    return Options.check(options)
 
 
 def _check_query(query: str) -> str:
     if not isinstance(query, str):
-        raise ConfigurationError(f"the query must be a text, not {type(query).__name__}")
+        raise ConfigurationError(f"the query must be a str, not {type(query).__name__}")
     query = query.strip()
     if not query:
         raise ConfigurationError("the query is empty: pass what the user asked")
@@ -406,9 +478,9 @@ def _check_query(query: str) -> str:
 
 def _check_passages(passages: Iterable[str]) -> list[str]:
     if isinstance(passages, str):
-        raise ConfigurationError("passages must be a list of texts; for one text pass [text]")
+        raise ConfigurationError("passages must be a list of str; for one text pass [text]")
     texts = list(passages)
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ConfigurationError(f"passage {place} must be a text, not {type(text).__name__}")
+            raise ConfigurationError(f"passage {index} must be a str, not {type(text).__name__}")
     return texts

@@ -41,6 +41,20 @@ class Selection:
                 f"score_threshold must be between 0 and 1, or None; it is {self.score_threshold!r}"
             )
 
+    @property
+    def threshold_log_odds(self) -> float | None:
+        """`score_threshold` in log-odds; None if there is none."""
+        if self.score_threshold is None:
+            return None
+        if self.score_threshold in (0, 1):
+            return math.copysign(math.inf, self.score_threshold - 0.5)
+        return math.log(self.score_threshold / (1 - self.score_threshold))
+
+    def admits(self, judgment: Judgment, *, default: float = 0.0) -> bool:
+        """Return whether a judgment reaches the threshold, or `default` if there is none."""
+        threshold = default if self.score_threshold is None else self.score_threshold
+        return judgment.score is not None and judgment.score >= threshold
+
     def split(self, judgments: Iterable[Judgment]) -> tuple[list[Judgment], list[Judgment]]:
         """Return the kept judgments and the dropped ones.
 
@@ -52,16 +66,16 @@ class Selection:
             The dropped ones, in the given order.
         """
         judgments = list(judgments)
-        kept = [judgment for judgment in judgments if self._admits(judgment)]
+        kept = [judgment for judgment in judgments if self._may_keep(judgment)]
         kept.sort(key=_sort_key, reverse=True)
         kept = kept[: self.top_n]
         kept_indices = {judgment.index for judgment in kept}
         return kept, [one for one in judgments if one.index not in kept_indices]
 
-    def _admits(self, judgment: Judgment) -> bool:
+    def _may_keep(self, judgment: Judgment) -> bool:
         if judgment.score is None:
             return self.keep_unscored and not judgment.is_unneeded
-        return self.score_threshold is None or judgment.score >= self.score_threshold
+        return self.admits(judgment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Judgments that are remembered, in any mapping the user gives."""
+"""Cached judgments, in any mapping that the user gives."""
 
 from __future__ import annotations
 
@@ -7,91 +7,102 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from rank1_integrations.config import Cache
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.scoring.prompt import Prompt
-from rank1_integrations.scoring.steps import Plan
+from rank1_integrations.scoring.steps import Plan, Scored
 
 logger = logging.getLogger(__name__)
 
-# Goes into every key: raise it when the same question would be answered otherwise than before.
-_FORM = 1
+# Part of every key. Raise it when the same prompt would be judged otherwise than before.
+_FORMAT = 2
 
 _JUDGMENT = TypeAdapter(Judgment)
 
 
-class Memory:
-    """Looks judgments up before they are made, and lets the same question be asked only once.
+class JudgmentCache:
+    """Caches judgments and deduplicates identical requests in flight.
 
-    A judgment's key is a hash of what decides it: model, prompt and plan. An entry is a text of
-    JSON, so that any mapping can hold it. The mapping is used on the background loop only.
+    An entry is JSON text. The user's mapping is used on one thread of its own: it may be slow,
+    and the event loop serves other callers meanwhile.
     """
 
-    def __init__(self, cache: Cache | None) -> None:
-        self._cache = cache
-        self._being_made: dict[str, asyncio.Future[Judgment | None]] = {}
+    def __init__(self, mapping: MutableMapping[str, str], namespace: str) -> None:
+        self._mapping = mapping
+        self._namespace = namespace
+        self._in_flight: dict[str, asyncio.Future[Judgment | None]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank1-cache")
 
-    def find(self, model: str, prompt: Prompt, plan: Plan, index: int) -> Judgment | None:
-        """The remembered judgment, if there is one; arguments as for `recall`."""
-        found = None if self._cache is None else self._read(_key(model, prompt, plan))
-        return None if found is None else replace(found, index=index, cached=True)
-
-    async def recall(
-        self,
-        model: str,
-        prompt: Prompt,
-        plan: Plan,
-        index: int,
-        make: Callable[[], Awaitable[tuple[Judgment, bool]]],
-    ) -> Judgment:
-        """The remembered judgment, or what `make` answers.
+    def key(self, model: str, prompt: Prompt, plan: Plan) -> str:
+        """Return the key of a judgment: a hash of everything that decides it.
 
         Args:
-            model: The model's name.
-            prompt: What is asked.
-            plan: How it is judged.
-            index: The passage's place in this call.
-            make: Judges; says with the judgment whether it is final, and may be remembered.
+            model: The engine's fingerprint.
+            prompt: The prompt.
+            plan: How the pair is scored.
         """
-        if self._cache is None:
-            return (await make())[0]
-        key = _key(model, prompt, plan)
-        while True:
-            found = self._read(key)
-            if found is None and key in self._being_made:
-                # Whoever makes it may be cut short, or give up: then this call takes over.
-                found = await asyncio.shield(self._being_made[key])
-                if found is None:
-                    continue
-            if found is not None:
-                return replace(found, index=index, cached=True)
-            return await self._make(key, make)
+        decides = [_FORMAT, self._namespace, model, prompt.text, asdict(plan)]
+        text = json.dumps(decides, sort_keys=True)
+        return f"rank1:{hashlib.sha256(text.encode()).hexdigest()}"
 
-    async def _make(
-        self, key: str, make: Callable[[], Awaitable[tuple[Judgment, bool]]]
+    async def find(self, key: str, index: int) -> Judgment | None:
+        """Return the cached judgment for the passage at `index`, if there is one."""
+        judgment = await self._run(self._read, key)
+        return None if judgment is None else replace(judgment, index=index, cached=True)
+
+    async def get_or_compute(
+        self, key: str, index: int, compute: Callable[[], Awaitable[Scored]]
     ) -> Judgment:
-        making = self._being_made[key] = asyncio.get_running_loop().create_future()
+        """Return the cached judgment, or what `compute` returns; it is cached if it is final."""
+        while True:
+            if key in self._in_flight:
+                # Its owner may be cut short or give up: then this call takes over.
+                shared = await asyncio.shield(self._in_flight[key])
+                if shared is not None:
+                    return replace(shared, index=index, cached=True)
+                continue
+            return await self._find_or_compute(key, index, compute)
+
+    async def flush(self) -> None:
+        """Wait until everything is written."""
+        await self._run(lambda: None)
+
+    def close(self) -> None:
+        """Let the thread end when everything is written."""
+        self._thread.shutdown(wait=False)
+
+    async def _find_or_compute(
+        self, key: str, index: int, compute: Callable[[], Awaitable[Scored]]
+    ) -> Judgment:
+        flight = self._in_flight[key] = asyncio.get_running_loop().create_future()
         shared: Judgment | None = None
         try:
-            judgment, is_final = await make()
-            if is_final:
-                shared = judgment
-                self._write(key, judgment)
-            return judgment
+            cached = await self.find(key, index)
+            if cached is not None:
+                shared = cached
+                return cached
+            scored = await compute()
+            if scored.is_final:
+                shared = scored.judgment
+                # Not awaited: a slow cache must not cost the caller a judgment at a deadline.
+                self._thread.submit(self._write, key, shared)
+            return scored.judgment
         finally:
-            del self._being_made[key]
-            making.set_result(shared)
+            del self._in_flight[key]
+            flight.set_result(shared)
+
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def _read(self, key: str) -> Judgment | None:
-        assert self._cache is not None
         try:
-            entry = self._cache[key]
+            entry = self._mapping[key]
         except KeyError:
             return None
         except Exception as error:  # mappings raise what their storage raises
@@ -104,20 +115,14 @@ class Memory:
             return None
 
     def _write(self, key: str, judgment: Judgment) -> None:
-        assert self._cache is not None
         try:
-            self._cache[key] = _JUDGMENT.dump_json(replace(judgment, index=0)).decode()
-        except Exception as error:
+            self._mapping[key] = _JUDGMENT.dump_json(replace(judgment, index=0)).decode()
+        except Exception as error:  # mappings raise what their storage raises
             logger.warning("the cache can't be written, the judgment is not kept: %s", error)
 
 
-def _key(model: str, prompt: Prompt, plan: Plan) -> str:
-    decides = json.dumps([_FORM, model, prompt.text, asdict(plan)], sort_keys=True)
-    return f"rank1:{hashlib.sha256(decides.encode()).hexdigest()}"
-
-
 def _decode(entry: Any) -> Judgment:
-    """The judgment in an entry.
+    """Return the judgment in an entry.
 
     Raises:
         ValueError: It is no JSON text, or no judgment.

@@ -1,62 +1,85 @@
-"""One passage on the engine: its procedure followed, within the deadline, and remembered."""
+"""Scores pairs on one engine: runs the steps, caches, counts usage, decides what failures mean."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from rank1_integrations import _event_loop
 from rank1_integrations.config import Options
 from rank1_integrations.engines.base import Completion, Engine, Request
-from rank1_integrations.exceptions import EngineError
+from rank1_integrations.exceptions import EngineError, Rank1Error
 from rank1_integrations.judgment import Judgment
-from rank1_integrations.scoring import steps as procedure
-from rank1_integrations.scoring.cache import Memory
-from rank1_integrations.scoring.deadline import Deadline, RecentTimes
-from rank1_integrations.scoring.prompt import Prompt
-from rank1_integrations.scoring.steps import OutOfTime, Plan
-from rank1_integrations.scoring.truncation import fit
+from rank1_integrations.scoring.cache import JudgmentCache
+from rank1_integrations.scoring.deadline import Deadline, RecentDurations
+from rank1_integrations.scoring.steps import Decode, Plan, ReasoningCut, Scored, scoring_steps
+from rank1_integrations.scoring.truncation import FittedPrompt, fit
 from rank1_integrations.scoring.usage import Usage
+
+# Parts in which reasoning is asked for when it may be cut: a cut loses less than one.
+_PART_TOKENS = 48
+
+
+@dataclass(slots=True, kw_only=True)
+class QueryContext:
+    """What the pairs of one query share.
+
+    Attributes:
+        query: The query, with definition of relevance and instruction.
+        deadline: When reasoning is cut. Giving up at its end is the caller's part.
+        token_limit: Returns the most tokens that reasoning may have by now.
+        is_cuttable: Whether deadline or limit may cut reasoning.
+        usage: What the query costs.
+        fitted: Prompts that took tokens to be counted, by the passages' indices.
+    """
+
+    query: str
+    deadline: Deadline
+    token_limit: Callable[[], float]
+    is_cuttable: bool
+    usage: Usage = field(default_factory=Usage)
+    fitted: dict[int, FittedPrompt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """One passage to be judged.
+class Pair:
+    """One passage of a query.
 
     Attributes:
-        index: Its place in the caller's list.
-        query: What is asked, with the relevance definition around it.
-        passage: The text, as the retriever had it.
-        plan: How to judge.
-        deadline: When to cut the thought. Giving up at its end is the caller's part.
-        known: Its direct verdict, to fall back on; None if it has none.
-        rather: A plan whose judgment is preferred where it is remembered.
+        index: Its position in the caller's list.
+        passage: The text, as the retriever returned it.
+        context: What it shares with the query's other pairs.
+        direct: Its direct verdict, to fall back on; None if it has none.
     """
 
     index: int
-    query: str
     passage: str
-    plan: Plan
-    deadline: Deadline
-    known: Judgment | None = None
-    rather: Plan | None = None
+    context: QueryContext
+    direct: Judgment | None = None
 
 
-class PassageJudge:
-    """Judges passages on one engine; everything that asks the engine goes through here.
+class PairScorer:
+    """Scores pairs on one engine. Everything that asks the engine goes through here."""
 
-    Attributes:
-        usage: What it has cost so far.
-        verdict_times: How long verdicts took lately.
-    """
+    def __init__(
+        self, engine: Engine, options: Options, usage: Usage, verdict_durations: RecentDurations
+    ) -> None:
+        """Wrap an engine.
 
-    def __init__(self, engine: Engine, options: Options) -> None:
-        self.usage = Usage()
-        self.verdict_times = RecentTimes()
+        Args:
+            engine: The engine.
+            options: Of the `Rank1` object.
+            usage: Counts what is done, beside the usage of each query.
+            verdict_durations: Records how long verdicts take.
+        """
         self._engine = engine
         self._options = options
-        self._memory = Memory(options.cache)
-        self._slots: dict[bool, asyncio.Semaphore] = {}
+        self._usage = usage
+        self._verdict_durations = verdict_durations
+        self._cache = (
+            None if options.cache is None else JudgmentCache(options.cache, options.cache_namespace)
+        )
 
     async def start(self) -> None:
         """Make the engine ready.
@@ -64,134 +87,172 @@ class PassageJudge:
         Raises:
             EngineError: It can't be used.
         """
-        await self._engine.start()
+        with engine_errors(self._engine):
+            await self._engine.start()
 
-    async def judge(self, case: Case) -> Judgment:
-        """The judgment of one passage, when a place among those judged at once is free.
+    async def score(self, pair: Pair, plan: Plan, *, prefer: Plan | None = None) -> Judgment:
+        """Return the judgment of one pair.
+
+        Args:
+            pair: The pair.
+            plan: How to score it.
+            prefer: A plan whose judgment is returned instead if it is cached.
 
         Raises:
             EngineError: The engine gave no usable answer, and `on_error` is "raise".
             ConfigurationError: The query does not fit the model's context.
         """
         try:
-            async with self._places(case.plan):
-                return await self._judge(case)
+            with engine_errors(self._engine):
+                return await self._score(pair, plan, prefer)
         except EngineError as error:
-            return self.fail(case.index, error, case.known)
+            return self.fail(pair.index, error, pair.direct)
 
-    def fail(self, index: int, error: EngineError, known: Judgment | None = None) -> Judgment:
-        """What a failure means: the judgment that says so, or the error itself.
+    def fail(self, index: int, error: EngineError, direct: Judgment | None = None) -> Judgment:
+        """Return the judgment that says what failed, or raise the error itself.
 
         Raises:
             EngineError: `on_error` is "raise".
         """
         if self._options.on_error == "raise":
             raise error
-        if known is not None:
-            return replace(known, error=str(error))
-        return Judgment(index=index, finish="failed", error=str(error))
+        if direct is not None:
+            return replace(direct, error=str(error))
+        return Judgment(index=index, finish_reason="failed", error=str(error))
 
-    def skip(self, index: int) -> Judgment:
-        """What it means that time ran out: the judgment that says so, or an error.
+    def count(self, judgment: Judgment, query_usage: Usage) -> None:
+        """Count the final judgment of a passage."""
+        for usage in (self._usage, query_usage):
+            usage.count_judgment(judgment)
 
-        Raises:
-            EngineError: `on_error` is "raise".
-        """
-        error = f"the deadline of {self._options.deadline} s passed before its verdict"
-        if self._options.on_error == "raise":
-            raise EngineError(
-                f"passage {index}: {error}; raise deadline=, judge fewer passages, or set "
-                "on_error='keep' or 'drop' to go on with what was judged"
-            )
-        return Judgment(index=index, finish="skipped", error=error)
+    async def flush(self) -> None:
+        """Wait until the judgments are in the cache."""
+        if self._cache is not None:
+            await self._cache.flush()
 
-    def _places(self, plan: Plan) -> asyncio.Semaphore:
-        """Those for thoughts, or those for direct verdicts, which must not wait for thoughts."""
-        is_direct = plan.max_tokens == 0
-        if is_direct not in self._slots:
-            self._slots[is_direct] = asyncio.Semaphore(self._options.max_concurrency)
-        return self._slots[is_direct]
+    def close(self) -> None:
+        """Let the cache's thread end."""
+        if self._cache is not None:
+            self._cache.close()
 
-    async def _judge(self, case: Case) -> Judgment:
-        prompt, room = await fit(
-            self._engine, case.query, case.passage, max_reasoning_tokens=self._longest_thought()
-        )
-        plan, model = _within(room, case.plan), self._engine.model
-        if case.rather is not None:
-            found = self._memory.find(model, prompt, _within(room, case.rather), case.index)
-            if found is not None:
-                return found
+    async def _score(self, pair: Pair, plan: Plan, prefer: Plan | None) -> Judgment:
+        fitted = await self._fit(pair, plan)
+        plan = _within(fitted, plan)
 
-        async def make() -> tuple[Judgment, bool]:
-            return await self._follow_all(replace(case, plan=plan), prompt)
+        async def compute() -> Scored:
+            return await self._run_steps(pair, fitted, plan)
 
-        return await self._memory.recall(model, prompt, plan, case.index, make)
+        if self._cache is None:
+            return (await compute()).judgment
+        model = self._engine.fingerprint
+        if prefer is not None:
+            key = self._cache.key(model, fitted.prompt, _within(fitted, prefer))
+            cached = await self._cache.find(key, pair.index)
+            if cached is not None:
+                return cached
+        key = self._cache.key(model, fitted.prompt, plan)
+        return await self._cache.get_or_compute(key, pair.index, compute)
 
-    def _longest_thought(self) -> int:
+    async def _fit(self, pair: Pair, plan: Plan) -> FittedPrompt:
+        context = pair.context
+        kept = context.fitted.pop(pair.index, None)
+        if kept is not None:
+            return kept
         # The same for every verdict of a query, so that all of them read the same passage.
-        return 0 if self._options.thinking == "none" else self._options.max_reasoning_tokens
+        longest = 0 if self._options.thinking == "none" else self._options.max_reasoning_tokens
+        fitted = await fit(self._engine, context.query, pair.passage, max_reasoning_tokens=longest)
+        if fitted.is_measured and plan.max_tokens == 0 < longest:
+            # Reasoning about the same pair may follow.
+            context.fitted[pair.index] = fitted
+        return fitted
 
-    async def _follow_all(self, case: Case, prompt: Prompt) -> tuple[Judgment, bool]:
-        """The judgment of one thought, or of several sampled ones; whether none was cut short."""
-        samples = case.plan.samples
-        if samples == 1:
-            return await self._follow(case, prompt, sample=0)
-        answers = await _event_loop.gather(
-            self._follow(case, prompt, sample=sample) for sample in range(samples)
+    async def _run_steps(self, pair: Pair, fitted: FittedPrompt, plan: Plan) -> Scored:
+        """Ask the engine what the steps want to know, until they return."""
+        context = pair.context
+        steps = scoring_steps(
+            pair.index,
+            fitted.prompt,
+            plan,
+            part_tokens=_PART_TOKENS if context.is_cuttable else None,
+            token_limit=context.token_limit,
+            direct=pair.direct,
         )
-        judgments = [judgment for judgment, _ in answers]
-        return procedure.mean(judgments), all(is_final for _, is_final in answers)
-
-    async def _follow(self, case: Case, prompt: Prompt, *, sample: int) -> tuple[Judgment, bool]:
-        """Ask the engine what the procedure wants to know, until it has a judgment."""
-        steps = procedure.judge(
-            case.index,
-            prompt,
-            case.plan,
-            sample=sample,
-            step_tokens=None if case.deadline.end is None else self._options.step_tokens,
-            known=case.known,
-        )
-        is_final = True
-        request = next(steps)
-        while True:
-            try:
+        try:
+            step = next(steps)
+            while True:
                 try:
-                    completion = await self._complete(request, case.deadline)
-                except OutOfTime as signal:
-                    is_final = False
-                    request = steps.throw(signal)
+                    answer = await self._answer(step, context)
+                except ReasoningCut as cut:
+                    step = steps.throw(cut)
                 else:
-                    request = steps.send(completion)
-            except StopIteration as end:
-                judgment: Judgment = end.value
-                return judgment, is_final
+                    step = steps.send(answer)
+        except StopIteration as end:
+            scored: Scored = end.value
+            return scored
 
-    async def _complete(self, request: Request, deadline: Deadline) -> Completion:
-        """The engine's answer; verdicts may take until the end, thoughts end before.
-
-        Raises:
-            OutOfTime: The thought must end now.
-        """
-        if request.labels:
-            with self.verdict_times.timed():
-                completion = await self._engine.complete(request)
+    async def _answer(self, step: Request | Decode, context: QueryContext) -> object:
+        if isinstance(step, Decode):
+            return await self._engine.decode(step.token_ids)
+        if step.labels:
+            with self._verdict_durations.measure():
+                completion = await self._engine.complete(step)
         else:
-            completion = await self._think(request, deadline)
-        self.usage.count_completion(request, completion)
+            completion = await self._reason(step, context.deadline)
+        for usage in (self._usage, context.usage):
+            _count(usage, step, completion)
         return completion
 
-    async def _think(self, request: Request, deadline: Deadline) -> Completion:
+    async def _reason(self, request: Request, deadline: Deadline) -> Completion:
+        """Return the engine's answer, if it comes before reasoning must end.
+
+        Raises:
+            ReasoningCut: The reasoning must end now.
+        """
         if deadline.is_near:
-            raise OutOfTime
+            raise ReasoningCut
         try:
-            async with asyncio.timeout_at(deadline.thoughts_end) as limit:
+            async with asyncio.timeout_at(deadline.reasoning_end) as limit:
                 return await self._engine.complete(request)
         except TimeoutError:
             if limit.expired():
-                raise OutOfTime from None
+                raise ReasoningCut from None
             raise
 
 
-def _within(room: int, plan: Plan) -> Plan:
-    return replace(plan, max_tokens=min(plan.max_tokens, room))
+@contextmanager
+def engine_errors(engine: Engine) -> Iterator[None]:
+    """Turn whatever an engine raises into an `EngineError`; the one place that does.
+
+    Raises:
+        EngineError: For every exception but this package's own and the cancelling of this task.
+    """
+    try:
+        yield
+    except Rank1Error:
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise EngineError(f"{engine.model}: the engine gave the request up") from None
+    except Exception as error:
+        raise EngineError(
+            f"{engine.model}: the engine failed with {type(error).__name__}: {error}"
+        ) from error
+
+
+def _within(fitted: FittedPrompt, plan: Plan) -> Plan:
+    return replace(plan, max_tokens=min(plan.max_tokens, fitted.reasoning_tokens))
+
+
+def _count(usage: Usage, request: Request, completion: Completion) -> None:
+    """Add what one finished request cost."""
+    usage.requests += 1
+    usage.prompt_tokens += completion.prompt_tokens or 0
+    usage.cached_tokens += completion.cached_tokens or 0
+    ids = completion.token_ids
+    tokens = completion.completion_tokens or (0 if ids is None else len(ids))
+    if request.labels:
+        usage.answer_tokens += tokens or 1
+    else:
+        usage.reasoning_tokens += tokens
