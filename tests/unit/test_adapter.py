@@ -165,13 +165,20 @@ def test_each_backend_gets_the_arguments_that_were_given_and_no_others(
         return rank1
 
     monkeypatch.setattr(Rank1, constructor, construct)
-    adapter(backend=constructor.removeprefix("from_"), top_n=3, **settings)
+    backend: Any = constructor.removeprefix("from_")
+    adapter(backend=backend, top_n=3, **settings)
     assert calls == [settings]
 
 
-def test_serialized_settings_name_all_arguments_and_are_accepted(adapter: AdapterClass) -> None:
-    with adapter(backend="demo")._rank1 as rank1:
-        assert rank1.options.max_reasoning_tokens == 256
+def test_serialized_settings_name_all_arguments_and_are_accepted(
+    adapter: AdapterClass, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Rank1.demo` is replaced: it would load a model."""
+
+    def demo(**options: Any) -> Rank1:
+        return Rank1(engine, **{"max_reasoning_tokens": 256, **options})
+
+    monkeypatch.setattr(Rank1, "demo", demo)
     settings = adapter(backend="demo").model_dump()
     settings.pop("class_name", None)
     assert settings["timeout"] == 600.0
@@ -236,7 +243,7 @@ def test_what_the_reranker_is_made_from_can_not_be_changed(
 
 def test_an_unknown_attribute_is_refused(adapter: AdapterClass, rank1: Rank1) -> None:
     with pytest.raises(ConfigurationError, match=r"no setting 'topn' \(there are: api_key"):
-        adapter(rank1=rank1).topn = 3  # type: ignore[union-attr]
+        adapter(rank1=rank1).topn = 3
 
 
 def test_a_copy_with_another_option_has_a_reranker_of_its_own(adapter: AdapterClass) -> None:
@@ -334,7 +341,7 @@ async def test_a_reranker_of_ones_own_is_closed(adapter: AdapterClass) -> None:
 def test_a_key_is_in_no_serialized_form(
     form: Callable[[Any], Any], adapter: AdapterClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"X-Gateway-Key": KEY}
     given = adapter(base_url=URL, api_key=SecretStr(KEY), default_headers=headers)
     monkeypatch.setenv("RANK1_API_KEY", KEY)
     from_environment = adapter(base_url=URL)
