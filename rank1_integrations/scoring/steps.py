@@ -233,14 +233,15 @@ class _Reasoning:
 
     def add(self, part: Completion, request: Request) -> None:
         """Append a completion."""
+        # A character that the part ends in: decoded with the next part's, or written again.
+        text = part.text.rstrip(_BROKEN_CHARACTER)
         if self.parts == 0:
             self.prompt_ids = part.prompt_ids
             self.prompt_tokens = part.prompt_tokens or 0
             self.cached_tokens = part.cached_tokens or 0
-            self.text = part.text
+            self.text = text
         else:
-            begin = self.text.rstrip(_BROKEN_CHARACTER)
-            end = part.text.lstrip(_BROKEN_CHARACTER)
+            begin, end = self.text, text.lstrip(_BROKEN_CHARACTER)
             self.text = begin + end
             self._joined = (self._joined[0] if self._joined else begin), end
         self.parts += 1
