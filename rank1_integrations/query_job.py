@@ -187,23 +187,24 @@ class QueryJob:
     def _reaches(self, judgment: Judgment) -> bool:
         return self._selection.admits(judgment, default=_EVEN_ODDS)
 
+    def _reaching(self) -> int:
+        """Return how many passages reach the threshold, as far as is known."""
+        provisional = (self._direct[index] for index in self._direct.keys() & self._open.keys())
+        return self._found + sum(self._reaches(self._shifted(one)) for one in provisional)
+
     def _is_done(self) -> bool:
-        """Whether time is over, or enough passages reach the threshold, as far as is known."""
-        if self._deadline.is_over:
-            return True
-        if self._options.enough is None:
-            return False
-        provisional = [self._shifted(self._direct[i]) for i in self._open if i in self._direct]
-        return sum(map(self._reaches, provisional)) >= self._lacks
+        enough = self._options.enough
+        return self._deadline.is_over or (enough is not None and self._reaching() >= enough)
 
     def _next_wave(self) -> list[int]:
         """Return as many passages as will hold what is missing, going by those judged so far."""
         if self._options.enough is None:
             return [*self._upcoming]
-        judged = len(self._passages) - len(self._open) + len(self._direct.keys() & self._open)
+        judged = len(self._passages) - len(self._open.keys() - self._direct.keys())
+        reaching = self._reaching()
         # Laplace's rule of succession: before anything is known, one half.
-        share = (self._found + 1) / (judged + 2)
-        return [*islice(self._upcoming, math.ceil(self._lacks / share))]
+        share = (reaching + 1) / (judged + 2)
+        return [*islice(self._upcoming, math.ceil((self._options.enough - reaching) / share))]
 
     # Emitting
 

@@ -50,8 +50,7 @@ class Rank1:
         Raises:
             ConfigurationError: An option can't work.
         """
-        _event_loop.check_threads()
-        self._options = Options.check(options)
+        self._options = _check_options(options)
         self._usage = Usage()
         self._verdict_durations = RecentDurations()
         self._delivery_durations = RecentDurations()
@@ -96,7 +95,7 @@ class Rank1:
         """
         from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 
-        Options.check(options)
+        _check_options(options)
         engine = OpenAIServerEngine(
             base_url,
             model=model,
@@ -134,7 +133,7 @@ class Rank1:
         """
         from rank1_integrations.engines.vllm.engine import VllmEngine
 
-        Options.check(options)
+        _check_options(options)
         return cls(VllmEngine(model, engine_args=engine_args), **options)
 
     @classmethod
@@ -162,7 +161,7 @@ class Rank1:
         """
         from rank1_integrations.engines.transformers import TransformersEngine
 
-        Options.check(options)
+        _check_options(options)
         engine = TransformersEngine(model, device=device, dtype=dtype, batch_size=batch_size)
         return cls(engine, **options)
 
@@ -182,6 +181,11 @@ class Rank1:
     def model(self) -> str:
         """The model's name; if a server was given without one, known after the first call."""
         return self._runtime.latest.engine.model
+
+    @property
+    def server_info(self) -> dict[str, Any]:
+        """What is known about the server, as plain data; empty for a model in this process."""
+        return self._runtime.latest.engine.info
 
     @property
     def options(self) -> Options:
@@ -455,6 +459,12 @@ def _close_unreferenced(runtime: PerProcess[_Runtime]) -> None:
     """Close what a dropped object held, on the loop that it belongs to."""
     if runtime.is_current:
         _event_loop.spawn(runtime.latest.aclose)
+
+
+def _check_options(options: RankOptions) -> Options:
+    """Return the options, checked before a model is loaded for them."""
+    _event_loop.check_threads()
+    return Options.check(options)
 
 
 def _check_query(query: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from rank1_integrations.exceptions import EngineError
 
@@ -81,6 +81,11 @@ class Engine(ABC):
     def fingerprint(self) -> str:
         """Tells this model from others with the same name; part of every cache key."""
         return self.model
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What was found out about a server, as plain data."""
+        return {}
 
     @abstractmethod
     async def start(self) -> None:
