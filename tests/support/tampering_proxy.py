@@ -1,4 +1,4 @@
-"""A real HTTP proxy that changes what passes through, to force faults on a healthy server."""
+"""An HTTP proxy that changes what passes through it, to force faults on a healthy server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Json = dict[str, Any]
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
-    """The library's 5 would make callers wait who come at the same time."""
+    """With the library's 5, callers that come at the same time would wait."""
 
 
 @dataclass
 class Answer:
-    """What goes back to the client."""
+    """The response to the client."""
 
     status: int
     body: Json
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass
 class Call:
-    """What the client sent."""
+    """A request of the client."""
 
     path: str
     body: Json
@@ -40,8 +40,9 @@ class Call:
 
 
 def is_about_passages(call: Call) -> bool:
-    """Whether the call asks for a thought or a verdict, rather than what the server can do."""
-    return call.path == "/v1/completions" and call.body["prompt"] != "?"
+    """Return whether the call asks for reasoning or a verdict, and does not probe the server."""
+    # The prompts of probes are one text or the ids of the labels.
+    return call.path == "/v1/completions" and len(call.body["prompt"]) > 2
 
 
 @dataclass
@@ -49,12 +50,12 @@ class TamperingProxy:
     """Passes requests on to `target`, through the hooks that a test has set.
 
     Attributes:
-        refuse: Called with every call; an answer is given back instead of the server's.
+        refuse: Called with every call. An answer that it returns replaces the server's.
         change_request: Called with the body of every call before it is passed on.
         change_answer: Called with every call and the server's answer.
         delay: Seconds before every answer of /v1/completions.
         calls: All calls so far.
-        most_running: How many completions were waited for at the same time at most.
+        most_running: The most completions that ran at the same time.
     """
 
     target: str
@@ -108,7 +109,7 @@ class TamperingProxy:
 
     @property
     def url(self) -> str:
-        """The address that a client is to use."""
+        """The address for clients."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def _wait(self) -> None:
