@@ -57,7 +57,7 @@ def read_answer(body: Any) -> ServerAnswer:
     """Return what the JSON of an answer says.
 
     Raises:
-        UnusableAnswerError: It holds no completion.
+        UnusableAnswerError: It holds no completion, or one that the server broke off.
     """
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
@@ -66,6 +66,8 @@ def read_answer(body: Any) -> ServerAnswer:
     if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
         raise UnusableAnswerError("its first choice has no text")
     finish_reason, fingerprint = choice.get("finish_reason"), body.get("system_fingerprint")
+    if isinstance(finish_reason, str) and finish_reason not in ("stop", *_ENDINGS):
+        raise UnusableAnswerError(f"generation ended with {finish_reason!r}")
     stop = choice.get("stop_reason", choice.get("matched_stop"))
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -108,12 +110,7 @@ def read_end(answer: ServerAnswer, stop: str | None, stop_ids: TokenIds | None) 
         answer: Of the server.
         stop: The stop text that was asked for.
         stop_ids: Its token ids; None if not known.
-
-    Raises:
-        UnusableAnswerError: Generation was cut for another reason.
     """
-    if answer.finish_reason not in (None, "stop", *_ENDINGS):
-        raise UnusableAnswerError(f"generation ended with {answer.finish_reason!r}")
     if stop is None:
         return End(answer.text, _plain_end(answer) or "eos")
     before, mark, _ = answer.text.partition(stop)

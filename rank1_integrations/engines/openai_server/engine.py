@@ -367,6 +367,7 @@ class OpenAIServerEngine(Engine):
         label_ids = server.single_ids(request.labels)
         fields = server.capabilities.accepted(label_fields(label_ids) if label_ids else {})
         answer = await self._ask(request, {**server.capabilities.logprobs, **fields})
+        end = read_end(answer, request.stop, None)
         if not first_candidates(answer.logprobs):
             raise self._client.unusable("it holds no log-probabilities")
         labels = read_labels(answer.logprobs, by_label, asked_by_id="logprob_token_ids" in fields)
@@ -374,7 +375,6 @@ class OpenAIServerEngine(Engine):
             logprob = await self._echoed(request.prompt, label, by_label[label])
             if logprob is not None:
                 labels.found[label] = logprob
-        end = read_end(answer, request.stop, None)
         return self._completion(request, answer, end, end.ended or "length", None, labels)
 
     def _completion(

@@ -106,7 +106,7 @@ def test_a_stop_text_of_several_tokens_is_known_by_ids() -> None:
 @pytest.mark.parametrize("reason", ["abort", "error", "content_filter", "tool_calls"])
 def test_text_that_was_cut_for_another_reason_is_no_completion(reason: str) -> None:
     with pytest.raises(UnusableAnswerError, match=reason):
-        read_end(answer("So", reason), STOP, STOP_IDS)
+        answer("So", reason)
 
 
 @pytest.mark.parametrize(
