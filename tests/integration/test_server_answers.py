@@ -170,8 +170,11 @@ def amid(reply: Reply) -> Callable[[Json], Reply | None]:
 
 
 STRANGE = {
-    "HTML with 200": (Reply(b"<html>Sign in</html>"), r"HTML, not JSON \(<html>Sign in</html>\)"),
-    "JSON cut off": (Reply(b'{"choices": [{"te'), r"no JSON, or half of it \(\{\"choices\""),
+    "HTML with 200": (
+        Reply(b"<html>Sign in</html>"),
+        r"HTML, not JSON; .*\(<html>Sign in</html>\)",
+    ),
+    "JSON cut off": (Reply(b'{"choices": [{"te'), r"half of it; .*\(\{\"choices\""),
     "an empty body": (Reply(b""), "no JSON"),
     "bytes": (Reply(b"\xff\xfe\x00"), "no JSON"),
     "deep JSON": (Reply(b"[" * 100_000), "no JSON"),
@@ -198,6 +201,19 @@ async def test_an_answer_that_is_none_is_an_error_that_quotes_it(
             with pytest.raises(EngineError, match=message) as failed:
                 await ask(engine)
             assert strange.url in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    "reply", [Reply(b"<html>"), Reply(b'{"choi'), Reply({"choices": []}), Reply({}, 503)]
+)
+async def test_an_answer_that_is_none_is_asked_for_again(
+    strange: StrangeServer, reply: Reply
+) -> None:
+    faults = [reply, reply]
+    strange.replies["/v1/completions"] = lambda body: faults.pop() if faults else None
+    async with started(strange, max_retries=2) as engine:
+        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert engine.info["fields"] == sorted(FIELDS)
 
 
 UNUSABLE_LOGPROBS: dict[str, Any] = {

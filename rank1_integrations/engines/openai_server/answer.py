@@ -19,7 +19,7 @@ _ENDINGS: dict[str, Ending] = {
 
 
 class UnusableAnswerError(EngineError):
-    """The answer is not of the form that /v1/completions has."""
+    """The answer is not of the form that the endpoint has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,13 +141,16 @@ def _plain_end(answer: ServerAnswer) -> Ending | None:
 
 
 def _listed_end(text: str, tokens: list[Token], stop_ids: TokenIds | None) -> Ending | None:
-    """Return "eos" if the last listed token is known to be neither text nor the stop text."""
-    if not tokens:
+    """Return "eos" if a token is listed behind the whole text that can't be the stop text.
+
+    llama.cpp's server takes the stop text's tokens off the list, and as many more as it counts, so
+    the last listed token can be any token of the text.
+    """
+    before = "".join(token.text or "" for token in tokens[:-1])
+    if not tokens or before != text:
         return None
     last = tokens[-1]
-    if last.text and (text.endswith(last.text) or "\ufffd" in last.text):
-        return None
-    is_other_token = last.id is not None and stop_ids is not None and last.text is not None
+    is_other_token = last.id is not None and stop_ids is not None and len(stop_ids) == 1
     return "eos" if is_other_token or last.text else None
 
 
