@@ -548,9 +548,7 @@ def test_judgments_do_not_depend_on_what_an_engine_tells(
     options: dict[str, Any], tells_usage: bool, tells_ids: bool
 ) -> None:
     reasoning = " Es geht um 版本 2.7。" * 30 + " Ja 😀!"
-    rank1, _ = make(
-        reasoning=reasoning, tells_usage=tells_usage, tells_ids=tells_ids, **options
-    )
+    rank1, _ = make(reasoning=reasoning, tells_usage=tells_usage, tells_ids=tells_ids, **options)
     reference, _ = make(reasoning=reasoning, **options)
     for one, expected in zip(
         rank1.judge("q", PASSAGES), reference.judge("q", PASSAGES), strict=True
