@@ -10,6 +10,7 @@ log-probabilities are asked for by name, for one token.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,10 @@ _SENTENCE_ENDS = frozenset(
 )
 _STOPS_IN_WORDS = frozenset(".!?\u2026")
 _CLOSERS = frozenset("\"'\u201d\u2019\u00bb)]}\u300d\u300f\uff09*_`")
+
+# A full stop behind the number or letter that begins a line belongs to a list.
+_LIST_MARKER = re.compile(r"(?:\A|\n)[ \t*_#>(-]{0,8}(?:\d{1,3}|[A-Za-z])\.\Z")
+_LIST_MARKER_LENGTH = 13
 
 
 class ReasoningCut(Exception):  # noqa: N818 (a signal between parts of this package, no error)
@@ -233,14 +238,15 @@ class _Reasoning:
 
     def add(self, part: Completion, request: Request) -> None:
         """Append a completion."""
+        # A character that the part ends in: decoded with the next part's, or written again.
+        text = part.text.rstrip(_BROKEN_CHARACTER)
         if self.parts == 0:
             self.prompt_ids = part.prompt_ids
             self.prompt_tokens = part.prompt_tokens or 0
             self.cached_tokens = part.cached_tokens or 0
-            self.text = part.text
+            self.text = text
         else:
-            begin = self.text.rstrip(_BROKEN_CHARACTER)
-            end = part.text.lstrip(_BROKEN_CHARACTER)
+            begin, end = self.text, text.lstrip(_BROKEN_CHARACTER)
             self.text = begin + end
             self._joined = (self._joined[0] if self._joined else begin), end
         self.parts += 1
@@ -339,9 +345,11 @@ def whole_sentences(text: str) -> str:
 
 
 def _ends_sentence(text: str, end: int) -> bool:
-    """Return whether the mark before `end` ends a sentence, and not a number or abbreviation."""
+    """Return whether the mark before `end` ends a sentence, no number, abbreviation or marker."""
     if text[end - 1] not in _STOPS_IN_WORDS:
         return True
+    if _LIST_MARKER.search(text, max(0, end - _LIST_MARKER_LENGTH), end):
+        return False
     close = _behind(text, end, _CLOSERS.__contains__)
     following = _behind(text, close, str.isspace)
     if close == len(text):
