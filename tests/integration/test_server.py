@@ -462,11 +462,11 @@ def test_where_a_server_can_not_echo_a_missing_label_gets_a_bound_and_says_so(
 
 
 def busy(times: int) -> Any:
-    """Refuse the first completions with 429."""
+    """Refuse the first completions about passages with 429."""
     left = [times]
 
     def refuse(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and left[0] > 0:
+        if is_about_passages(call) and left[0] > 0:
             left[0] -= 1
             return Answer(429, {"error": {"message": "too many", "code": 429}})
         return None
