@@ -1,4 +1,4 @@
-"""A BM25 retriever (the bm25s library) in the form that each framework expects."""
+"""A BM25 retriever (the bm25s library) for each framework."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from examples.standard_library import Passage
 
 
 class Bm25Index:
-    """Passages that can be searched by the words they hold."""
+    """An index of passages by their words."""
 
     def __init__(self, passages: list[Passage]) -> None:
         self._passages = passages
@@ -23,11 +23,11 @@ class Bm25Index:
         self._index.index(_words([passage.text for passage in passages]), show_progress=False)
 
     def search(self, query: str, k: int) -> list[tuple[Passage, float]]:
-        """The `k` best passages with their BM25 scores, best first."""
-        places, scores = self._index.retrieve(_words([query]), k=k, show_progress=False)
+        """Return the `k` best passages with their BM25 scores, best first."""
+        indices, scores = self._index.retrieve(_words([query]), k=k, show_progress=False)
         return [
-            (self._passages[place], float(score))
-            for place, score in zip(places[0], scores[0], strict=True)
+            (self._passages[index], float(score))
+            for index, score in zip(indices[0], scores[0], strict=True)
         ]
 
 
@@ -61,7 +61,7 @@ class Bm25Nodes(LlamaIndexRetriever):
 
 
 def _node(passage: Passage) -> TextNode:
-    """A node whose judged text is the passage alone, without its source."""
+    """Return a node whose judged text is the passage alone, without its source."""
     return TextNode(
         text=passage.text,
         metadata={"source": passage.source},

@@ -1,18 +1,19 @@
-"""A chatbot that remembers the conversation, and never waits longer for its passages than 3 s.
+"""A chatbot that remembers the conversation and filters its passages within 3 seconds.
 
-Each message is answered from passages that were retrieved for it and filtered before the deadline.
-Thoughts that are still running then are cut, and their verdicts asked for. Where CHAT_BASE_URL and
-CHAT_MODEL name a chat model, as examples/models.py says:
+Each message is answered from passages that were retrieved for it. Shortly before the deadline,
+reasoning that still runs is cut and its verdicts are forced. Set CHAT_BASE_URL and CHAT_MODEL to a
+chat model (see examples/models.py), then:
 
     python -m examples.chatbot
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelRequest, dynamic_prompt
+from langchain.agents.middleware import ModelRequest, ModelResponse, wrap_model_call
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
@@ -24,35 +25,45 @@ from rank1_integrations import Judgment, Rank1
 
 DEADLINE = 3.0
 
+TASK = "Answer the user's last message from the passages below it, and from nothing else."
+
 
 def chatbot(rank1: Rank1, chat_model: BaseChatModel) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """An agent with a memory of each thread, whose instructions hold this message's passages."""
+    """Return an agent that remembers each thread and reads the passages of the last message."""
     retriever = filtered_retriever(rank1)
 
-    @dynamic_prompt
-    def instructions(request: ModelRequest[Any]) -> str:
+    @wrap_model_call
+    def add_passages(
+        request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any]:
+        # The system message is for instructions. Retrieved text may hold some of its own, which
+        # must not speak with its authority.
+        *earlier, last = request.messages
         documents = retriever.invoke(search_query(request.messages))
-        return f"Answer from these passages alone:\n\n{join(documents)}"
+        message = HumanMessage(f"{last.text}\n\nPassages:\n\n{join(documents)}")
+        return handler(request.override(messages=[*earlier, message]))
 
-    return create_agent(chat_model, middleware=[instructions], checkpointer=InMemorySaver())
+    return create_agent(
+        chat_model, system_prompt=TASK, middleware=[add_passages], checkpointer=InMemorySaver()
+    )
 
 
 def search_query(messages: list[AnyMessage]) -> str:
-    """The user's last two messages: the one before says what "it" is in the last."""
-    asked = [message.text for message in messages if isinstance(message, HumanMessage)]
-    return " ".join(asked[-2:])
+    """Return the user's last two messages: the first says what "it" is in the second."""
+    texts = [message.text for message in messages if isinstance(message, HumanMessage)]
+    return " ".join(texts[-2:])
 
 
 def show(query: str, passages: list[str], judgments: list[Judgment]) -> None:
-    """Tell how each passage was judged; given to the judge as `on_judgments`."""
+    """Print how each passage was judged, as `on_judgments`."""
     for passage, judgment in zip(passages, judgments, strict=True):
         score = "  -  " if judgment.score is None else f"{judgment.score:.3f}"
-        print(f"  {score} {judgment.finish:9} {passage[:70]}")
+        print(f"  {score} {judgment.finish_reason:9} {passage[:70]}")
 
 
 def main() -> None:
     """Talk until the user sends an empty line."""
-    # What could not be judged in time is no error here: it is read last.
+    # A server that fails is no reason to end the conversation: unscored passages come last.
     with judge(deadline=DEADLINE, on_error="keep", on_judgments=show) as rank1:
         bot = chatbot(rank1, langchain_chat_model())
         thread: Any = {"configurable": {"thread_id": "console"}}

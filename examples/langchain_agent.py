@@ -1,6 +1,6 @@
-"""A LangChain agent that searches documentation and reads only what Rank1 keeps, in two ways.
+"""Two LangChain agents that search documentation and read only the passages that Rank1 keeps.
 
-Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+Set CHAT_BASE_URL and CHAT_MODEL to a chat model (see examples/models.py), then:
 
     python -m examples.langchain_agent
 
@@ -38,7 +38,7 @@ TASK = (
 
 
 def agent_with_filtered_tool(rank1: Rank1, chat_model: BaseChatModel) -> Agent:
-    """The simplest way: the tool's retriever filters what it found by the agent's own query."""
+    """Return an agent whose tool filters its passages by the agent's own query: the simplest."""
     return create_agent(
         chat_model,
         tools=[search_tool(filtered_retriever(rank1))],
@@ -48,7 +48,7 @@ def agent_with_filtered_tool(rank1: Rank1, chat_model: BaseChatModel) -> Agent:
 
 
 def agent_with_middleware(rank1: Rank1, chat_model: BaseChatModel) -> Agent:
-    """For tools that are not yours to change; here what counts is the user's question."""
+    """Return an agent for tools that you can't change; it filters by the user's question."""
     compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5, top_n=3)
     return create_agent(
         chat_model,
@@ -59,7 +59,7 @@ def agent_with_middleware(rank1: Rank1, chat_model: BaseChatModel) -> Agent:
 
 
 def search_tool(retriever: BaseRetriever) -> BaseTool:
-    """A tool whose messages carry the documents themselves, as `artifact`, beside their text."""
+    """Return a tool whose messages carry the documents as `artifact`, beside their text."""
     return create_retriever_tool(
         retriever,
         "search_documentation",
@@ -69,7 +69,7 @@ def search_tool(retriever: BaseRetriever) -> BaseTool:
 
 
 def users_question(request: ToolCallRequest) -> str:
-    """What the user asked last, however the agent puts it."""
+    """Return the user's last message, not the agent's search terms."""
     messages = request.state["messages"]
     return next(m.text for m in reversed(messages) if isinstance(m, HumanMessage))
 
@@ -78,14 +78,14 @@ def users_question(request: ToolCallRequest) -> str:
 def search_first(
     request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
 ) -> ModelResponse[Any]:
-    """Make the model search before it answers: small ones seldom do so by themselves."""
+    """Make the model search before it answers: small models rarely do so by themselves."""
     if isinstance(request.messages[-1], HumanMessage):
         request = request.override(tool_choice="any")
     return handler(request)
 
 
 def main() -> None:
-    """Ask both agents the same and show what they read."""
+    """Ask both agents the same question and show the passages that they read."""
     with judge() as rank1:
         for make in (agent_with_filtered_tool, agent_with_middleware):
             agent = make(rank1, langchain_chat_model())
@@ -93,8 +93,8 @@ def main() -> None:
             print(make.__name__, QUESTION, messages[-1].text, sep="\n")
             for message in messages:
                 if isinstance(message, ToolMessage):
-                    for found in message.artifact:
-                        metadata = found.metadata
+                    for document in message.artifact:
+                        metadata = document.metadata
                         print(f"- {metadata['source']}: {metadata['relevance_reasoning']}")
 
 

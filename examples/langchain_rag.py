@@ -1,6 +1,6 @@
-"""LangChain RAG: a vector store finds passages, Rank1 keeps those that answer, a chat model reads.
+"""RAG in LangChain: a vector store, Rank1, and a chat model that reads the kept passages.
 
-Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+Set CHAT_BASE_URL and CHAT_MODEL to a chat model (see examples/models.py), then:
 
     python -m examples.langchain_rag
 """
@@ -24,13 +24,18 @@ from rank1_integrations.langchain import Rank1Compressor
 
 QUESTION = "How do I remove a directory tree?"
 
+# Retrieved text goes into the user's message. In the system message, instructions that it may
+# hold would speak with the authority of the application's own.
 PROMPT = ChatPromptTemplate.from_messages(
-    [("system", "Answer from these passages alone:\n\n{passages}"), ("user", "{question}")]
+    [
+        ("system", "Answer the user's question from the passages below it, and nothing else."),
+        ("user", "{question}\n\nPassages:\n\n{passages}"),
+    ]
 )
 
 
 def filtered_retriever(rank1: Rank1) -> ContextualCompressionRetriever:
-    """Six passages from the vector store, of which those relevant to the question are kept."""
+    """Return a retriever of six passages, of which it keeps the relevant ones, three at most."""
     return ContextualCompressionRetriever(
         base_retriever=langchain_store().as_retriever(search_kwargs={"k": 6}),
         base_compressor=Rank1Compressor(rank1=rank1, score_threshold=0.5, top_n=3),
@@ -38,22 +43,22 @@ def filtered_retriever(rank1: Rank1) -> ContextualCompressionRetriever:
 
 
 def rag(rank1: Rank1, chat_model: BaseChatModel) -> Runnable[dict[str, str], dict[str, Any]]:
-    """A chain from `{"question": ...}` to the same with `documents` and `answer`."""
+    """Return a chain from `{"question": ...}` to the same with `documents` and `answer`."""
     return (
         RunnablePassthrough()
         .assign(documents=itemgetter("question") | filtered_retriever(rank1))
-        .assign(passages=lambda found: join(found["documents"]))
+        .assign(passages=lambda state: join(state["documents"]))
         .assign(answer=PROMPT | chat_model | StrOutputParser())
     )
 
 
 def join(documents: list[Document]) -> str:
-    """The text that the chat model reads."""
+    """Return the text that the chat model reads."""
     return "\n\n".join(document.page_content for document in documents)
 
 
 def main() -> None:
-    """Ask one question and show the answer and what it rests on."""
+    """Ask one question and show the answer and its sources."""
     with judge() as rank1:
         result = rag(rank1, langchain_chat_model()).invoke({"question": QUESTION})
     print(QUESTION, result["answer"], sep="\n")

@@ -1,6 +1,6 @@
-"""Corrective RAG in LangGraph: where no passage is relevant, the question is put another way.
+"""Corrective RAG in LangGraph: if no passage is relevant, the question is rewritten.
 
-Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+Set CHAT_BASE_URL and CHAT_MODEL to a chat model (see examples/models.py), then:
 
     python -m examples.langgraph_corrective_rag
 """
@@ -20,7 +20,7 @@ from examples.langchain_rag import PROMPT, join
 from examples.models import judge, langchain_chat_model
 from examples.vector_stores import langchain_store
 from rank1_integrations import Rank1
-from rank1_integrations.langchain import Rank1Compressor, grade_documents, if_any_left
+from rank1_integrations.langchain import Rank1Compressor, grade_documents, route_by_documents
 
 QUESTION = "How do I erase a folder?"
 MOST_REWRITES = 2
@@ -37,7 +37,7 @@ REWRITE = ChatPromptTemplate.from_messages(
 
 
 class State(TypedDict, total=False):
-    """What the nodes know: the user's question, and how it is put to the vector store."""
+    """The user's question, the query made of it, and the rest of the graph's state."""
 
     question: str
     query: str
@@ -49,7 +49,7 @@ class State(TypedDict, total=False):
 def corrective_rag(
     rank1: Rank1, chat_model: BaseChatModel
 ) -> CompiledStateGraph[State, None, State, State]:
-    """Retrieve, grade, and answer; or rewrite and retrieve again, twice at most."""
+    """Return a graph that retrieves, grades and answers, or rewrites and retrieves again."""
     retriever = langchain_store().as_retriever(search_kwargs={"k": 6})
     compressor = Rank1Compressor(rank1=rank1, score_threshold=0.5, top_n=3)
 
@@ -65,8 +65,8 @@ def corrective_rag(
         return Command(update={"query": query, "rewrites": rewrites + 1}, goto="retrieve")
 
     def answer(state: State) -> State:
-        asked = {"question": state["question"], "passages": join(state["documents"])}
-        return {"answer": (PROMPT | chat_model).invoke(asked).text}
+        values = {"question": state["question"], "passages": join(state["documents"])}
+        return {"answer": (PROMPT | chat_model).invoke(values).text}
 
     graph = StateGraph(State)
     graph.add_node(retrieve)
@@ -75,13 +75,13 @@ def corrective_rag(
     graph.add_node("answer", answer)
     graph.add_edge(START, "retrieve")
     graph.add_edge("retrieve", "grade")
-    graph.add_conditional_edges("grade", if_any_left("answer", otherwise="rewrite"))
+    graph.add_conditional_edges("grade", route_by_documents("answer", otherwise="rewrite"))
     graph.add_edge("answer", END)
     return graph.compile()
 
 
 def main() -> None:
-    """Ask one question and show every step on the way to its answer."""
+    """Ask one question and show every step."""
     with judge() as rank1:
         graph = corrective_rag(rank1, langchain_chat_model())
         for step in graph.stream({"question": QUESTION}, stream_mode="updates"):

@@ -1,13 +1,13 @@
 """LlamaIndex: a query engine and a chat engine that read only the nodes that Rank1 keeps.
 
-Where CHAT_BASE_URL and CHAT_MODEL name a chat model, as examples/models.py says:
+Set CHAT_BASE_URL and CHAT_MODEL to a chat model (see examples/models.py), then:
 
     python -m examples.llama_index_rag
 """
 
 from __future__ import annotations
 
-from llama_index.core.chat_engine import CondensePlusContextChatEngine
+from llama_index.core.chat_engine import CondenseQuestionChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms import LLM
 from llama_index.core.query_engine import BaseQueryEngine
@@ -22,7 +22,7 @@ CONVERSATION = ["How do I copy a file with its permissions?", "Which function co
 
 
 def query_engine(rank1: Rank1, llm: LLM) -> BaseQueryEngine:
-    """Answers one question from the three best of six nodes."""
+    """Return an engine that answers one question from the relevant ones of six nodes."""
     return llama_index_store().as_query_engine(
         llm=llm,
         similarity_top_k=6,
@@ -31,16 +31,16 @@ def query_engine(rank1: Rank1, llm: LLM) -> BaseQueryEngine:
 
 
 def chat_engine(rank1: Rank1, llm: LLM) -> BaseChatEngine:
-    """Answers in a conversation: `llm` makes a question of its own out of each message."""
-    return CondensePlusContextChatEngine.from_defaults(
-        retriever=llama_index_store().as_retriever(similarity_top_k=6),
-        llm=llm,
-        node_postprocessors=[Rank1Postprocessor(rank1=rank1, score_threshold=0.5, top_n=3)],
-    )
+    """Return an engine for conversations: `llm` condenses them into a question to answer.
+
+    The engines that LlamaIndex calls "context" put the nodes into the system message, where
+    instructions in a retrieved text speak with the authority of the application's own.
+    """
+    return CondenseQuestionChatEngine.from_defaults(query_engine=query_engine(rank1, llm), llm=llm)
 
 
 def main() -> None:
-    """Ask the query engine once and the chat engine twice, and show what they read."""
+    """Ask the query engine once and the chat engine twice, and show the nodes that they read."""
     llm = llama_index_chat_model()
     with judge() as rank1:
         response = query_engine(rank1, llm).query(QUESTION)

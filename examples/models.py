@@ -1,10 +1,10 @@
-"""The models that the examples share; environment variables say where they run.
+"""The models of the examples. Environment variables say where they run.
 
 The judge: RANK1_BASE_URL names a server with a Rank1 model. Without it, the demonstration model
-in the package judges: it compares words, where a real Rank1 reasons about meaning.
+of the package judges. It compares words; a real Rank1 reasons about meaning.
 
 The chat model: CHAT_BASE_URL and CHAT_MODEL name one behind any server with OpenAI's chat API,
-CHAT_API_KEY its key, if it asks for one, and CHAT_MAX_TOKENS the longest answer.
+CHAT_API_KEY its key, if it needs one, and CHAT_MAX_TOKENS the longest answer.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from rank1_integrations import Rank1
 
 
 def judge(**options: Any) -> Rank1:
-    """The reranker, with `options` as `Rank1.from_server` takes them."""
+    """Return the reranker, with the options of every `Rank1` constructor."""
     base_url = os.environ.get("RANK1_BASE_URL")
     return Rank1.from_server(base_url, **options) if base_url else Rank1.demo(**options)
 
 
 def langchain_chat_model() -> ChatOpenAI:
-    """The chat model for LangChain."""
+    """Return the chat model for LangChain."""
     return ChatOpenAI(
         base_url=_variable("CHAT_BASE_URL"),
         model=_variable("CHAT_MODEL"),
@@ -36,7 +36,7 @@ def langchain_chat_model() -> ChatOpenAI:
 
 
 def llama_index_chat_model() -> OpenAILike:
-    """The chat model for LlamaIndex."""
+    """Return the chat model for LlamaIndex."""
     return OpenAILike(
         api_base=_variable("CHAT_BASE_URL"),
         model=_variable("CHAT_MODEL"),
@@ -48,7 +48,7 @@ def llama_index_chat_model() -> OpenAILike:
 
 
 def _key() -> str:
-    # The clients want one even for servers that ask for none.
+    # The clients need one even for servers without keys.
     return os.environ.get("CHAT_API_KEY", "none")
 
 

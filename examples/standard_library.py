@@ -1,4 +1,4 @@
-"""Real text that every Python has: the documentation of its own language and library."""
+"""Real text that comes with every Python: the documentation of its language and library."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SHORTEST, LONGEST = 15, 120
 
 @dataclass(frozen=True)
 class Passage:
-    """A piece of documentation and where it stands."""
+    """A piece of documentation and its source."""
 
     source: str
     text: str
 
 
 def passages() -> list[Passage]:
-    """The language reference and the library's docstrings, in pieces of 15 to 120 words."""
+    """Return the language reference and the library's docstrings in pieces of 15 to 120 words."""
     seen: dict[str, Passage] = {}
     for source, text in _documents():
         for piece in _pieces(text):
@@ -55,12 +55,12 @@ def _methods(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _belongs(value: object, module: str) -> bool:
-    """Whether a class or function is the module's own, or its C twin's."""
+    """Return whether a class or function belongs to the module, or to its version in C."""
     return callable(value) and str(getattr(value, "__module__", "")).lstrip("_").startswith(module)
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Paragraphs, the short ones joined to what follows."""
+    """Yield paragraphs; short ones are joined to the next."""
     words: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         words += paragraph.split()

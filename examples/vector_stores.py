@@ -17,7 +17,7 @@ MODULES = {"pathlib", "shutil", "tempfile"}
 
 @cache
 def langchain_store() -> InMemoryVectorStore:
-    """A LangChain vector store; any other takes its place."""
+    """Return a LangChain vector store in memory."""
     store = InMemoryVectorStore(MiniLMEmbeddings())
     store.add_documents(
         [
@@ -30,7 +30,7 @@ def langchain_store() -> InMemoryVectorStore:
 
 @cache
 def llama_index_store() -> VectorStoreIndex:
-    """A LlamaIndex vector index, in memory; any other takes its place."""
+    """Return a LlamaIndex vector index in memory."""
     nodes = [
         TextNode(
             text=passage.text,

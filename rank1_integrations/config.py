@@ -46,12 +46,14 @@ class Adaptive:
     probe_every: int = 48
 
     def __post_init__(self) -> None:
-        if not 0 < self.max_share <= 1:
+        if not (_is_number(self.max_share) and 0 < self.max_share <= 1):
             raise ConfigurationError(f"max_share must be in (0, 1]; it is {self.max_share!r}")
-        if not 0.5 < self.confidence < 1:
+        if not (_is_number(self.confidence) and 0.5 < self.confidence < 1):
             raise ConfigurationError(f"confidence must be in (0.5, 1); it is {self.confidence!r}")
-        if self.probe_every < 1:
-            raise ConfigurationError(f"probe_every must be at least 1; it is {self.probe_every!r}")
+        if not (isinstance(self.probe_every, int) and self.probe_every >= 1):
+            raise ConfigurationError(
+                f"probe_every must be an integer of at least 1; it is {self.probe_every!r}"
+            )
 
     @property
     def margin(self) -> float:
@@ -76,6 +78,10 @@ class RankOptions(TypedDict, total=False):
     on_judgments: OnJudgments | None
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
 def _checked_cache(cache: Any) -> Any:
     if cache is not None and not (hasattr(cache, "__getitem__") and hasattr(cache, "__setitem__")):
         raise ConfigurationError(
@@ -91,6 +97,10 @@ def _checked_relevance(relevance: str | None) -> str | None:
 
 
 def _checked_callback(callback: Any) -> Any:
+    if callback is not None and not callable(callback):
+        raise ConfigurationError(
+            f"on_judgments must be a function; it is {type(callback).__name__}"
+        )
     function = callback
     while isinstance(function, functools.partial):
         function = function.func
@@ -203,7 +213,8 @@ def explain(error: ValidationError, *, known: Sequence[str]) -> str:
     """
     problems = []
     for detail in error.errors():
-        name = ".".join(str(part) for part in detail["loc"])
+        # What follows the name is pydantic's own: the branches of a union.
+        name = str(detail["loc"][0]) if detail["loc"] else ""
         if detail["type"] == "extra_forbidden":
             problems.append(f"unknown option {name!r} (there are: {', '.join(known)})")
         else:

@@ -9,15 +9,16 @@ try:
 except ImportError as error:
     raise MissingExtraError("langchain-core", "langchain") from error
 
+from rank1_integrations._adapter import flat_metadata
 from rank1_integrations.langchain.compressor import Rank1Compressor
-from rank1_integrations.langchain.graph import grade_documents, if_any_left
+from rank1_integrations.langchain.graph import grade_documents, route_by_documents
 
 if TYPE_CHECKING:
     from rank1_integrations.langchain.middleware import (
         Rank1FilterMiddleware as Rank1FilterMiddleware,
     )
 
-__all__ = ["Rank1Compressor", "grade_documents", "if_any_left"]
+__all__ = ["Rank1Compressor", "flat_metadata", "grade_documents", "route_by_documents"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,34 +1,34 @@
-"""The text that a retriever tool made of its documents, taken apart into one piece for each."""
+"""Split the text that a retriever tool made of its documents into one piece for each document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def pieces(content: str, texts: Sequence[str], *, separator: str) -> list[str] | None:
-    """Take a tool's content apart, so that a part of it can be kept in the tool's own format.
+def split_content(content: str, texts: Sequence[str], *, separator: str) -> list[str] | None:
+    """Split a tool's content, so that a part of it can be kept in the tool's own format.
 
     Args:
-        content: Texts in order, each perhaps with something before and behind it (a source, a
-            heading), joined by `separator`.
-        texts: What the documents say, as the tool had them.
-        separator: What stands between two documents.
+        content: Texts in order, each perhaps with text around it (a source, a heading), joined by
+            `separator`.
+        texts: The documents' texts, in the tool's order.
+        separator: The text between two documents.
 
     Returns:
         A piece of `content` for each text, so that `separator.join(pieces)` is `content`; None
-        where it can't be told for sure which piece belongs to which text.
+        if it is not certain which piece belongs to which text.
     """
-    places, end = [], 0
+    spans, end = [], 0
     for text in texts:
         start = content.find(text, end)
         if start < 0:
             return None
-        places.append((end, start))
+        spans.append((end, start))
         end = start + len(text)
-    places.append((end, len(content)))
+    spans.append((end, len(content)))
 
-    # Before the first text and behind the last there is none: else it ends a heading, say.
-    gaps = [content[end:start] for end, start in places]
+    # A separator before the first text or behind the last would belong to a heading, say.
+    gaps = [content[start:end] for start, end in spans]
     if [gap.count(separator) for gap in gaps] != [0, *[1] * (len(texts) - 1), 0]:
         return None
     sides = [gap.split(separator) for gap in gaps]

@@ -1,4 +1,4 @@
-"""Documents in the forms that LangChain gives them, and what a judgment adds to one."""
+"""LangChain documents: their serialized forms, their text, and the judgment they carry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
+from langchain_core.prompts import BasePromptTemplate
 
 from rank1_integrations.exceptions import ConfigurationError
 from rank1_integrations.judgment import Judgment
@@ -19,56 +20,82 @@ Documents = Sequence[DocumentLike | str]
 """Documents, dicts of documents, and bare texts."""
 
 
-def as_documents(given: Documents) -> list[Document]:
-    """Documents from documents, dicts of documents, and texts.
+def as_documents(documents: Documents) -> list[Document]:
+    """Return documents from documents, dicts of documents, and texts.
 
     Raises:
-        ConfigurationError: One is none of these; the message names its place, from 0. Or it is
-            one alone: its characters or keys would pass for texts.
+        ConfigurationError: `documents` is a single document, or an element is no document. The
+            message names its position.
     """
-    if isinstance(given, str | Document | Mapping):
+    if isinstance(documents, str | Document | Mapping):
         raise ConfigurationError("documents must be a list; for one document pass [document]")
-    return [_as_document(one, place) for place, one in enumerate(given)]
+    return [_as_document(document, index) for index, document in enumerate(documents)]
 
 
-def is_document(given: object) -> bool:
-    """Whether `given` is a document or the dict of one."""
-    if isinstance(given, Document):
+def is_document(value: object) -> bool:
+    """Return whether `value` is a document or the dict of one."""
+    if isinstance(value, Document):
         return True
-    if not isinstance(given, Mapping):
+    if not isinstance(value, Mapping):
         return False
-    fields = _fields(given)
+    fields = _fields(value)
     return isinstance(fields.get("page_content"), str) and isinstance(
         fields.get("metadata") or {}, Mapping
     )
 
 
-def judged(document: Document, judgment: Judgment) -> Document:
-    """A copy with the same id whose metadata says what was decided and why."""
+def with_judgment(document: Document, judgment: Judgment) -> Document:
+    """Return a copy with the same id whose metadata carry the judgment.
+
+    Metadata values are shared with `document`, not copied.
+    """
     metadata = {**document.metadata, "relevance_score": judgment.score, **judgment.to_metadata()}
     return document.model_copy(update={"metadata": metadata})
 
 
-def in_the_form_of(given: DocumentLike, document: Document) -> DocumentLike:
-    """`document` as a dict like `given` if that is one, for who reads the result as such."""
-    if isinstance(given, Document):
+def in_form_of(original: DocumentLike, document: Document) -> DocumentLike:
+    """Return `document` as a dict if `original` is a dict, in the same form."""
+    if isinstance(original, Document):
         return document
-    if _fields(given) is not given:
-        return {**given, "kwargs": {**given["kwargs"], "metadata": document.metadata}}
-    return {**given, "metadata": document.metadata}
+    if _fields(original) is not original:
+        return {**original, "kwargs": {**original["kwargs"], "metadata": document.metadata}}
+    return {**original, "metadata": document.metadata}
 
 
-def _as_document(given: DocumentLike | str, place: int) -> Document:
-    if isinstance(given, Document):
-        return given
-    if isinstance(given, str):
-        return Document(page_content=given)
-    if not is_document(given):
+def format_document(document: Document, prompt: BasePromptTemplate[str] | None) -> str:
+    """Return the text that `prompt` makes of a document; without a prompt, its `page_content`.
+
+    LangChain's function of the same name fails on a document that lacks a value. Retrieved
+    documents often do, and unscored ones have no score. Here the text says "n/a" instead.
+    """
+    if prompt is None:
+        return document.page_content
+    values = {"page_content": document.page_content}
+    for name in prompt.input_variables:
+        if name != "page_content":
+            value = document.metadata.get(name)
+            values[name] = _Missing("n/a") if value is None else value
+    return prompt.format(**values)
+
+
+class _Missing(str):
+    """A text that takes any format specification, such as `.2f`."""
+
+    def __format__(self, specification: str) -> str:
+        return str(self)
+
+
+def _as_document(document: DocumentLike | str, index: int) -> Document:
+    if isinstance(document, Document):
+        return document
+    if isinstance(document, str):
+        return Document(page_content=document)
+    if not is_document(document):
         raise ConfigurationError(
-            f"document {place} must be a Document, or a dict with a text 'page_content' and "
-            f"perhaps 'metadata' and 'id'; it is {_description(given)}"
+            f"document {index} must be a Document, or a dict with a text 'page_content' and "
+            f"perhaps 'metadata' and 'id'; it is {_description(document)}"
         )
-    fields = _fields(given)
+    fields = _fields(document)
     return Document(
         page_content=fields["page_content"],
         metadata=dict(fields.get("metadata") or {}),
@@ -76,16 +103,16 @@ def _as_document(given: DocumentLike | str, place: int) -> Document:
     )
 
 
-def _fields(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A document's fields from its dict; LangChain's serialized form has them in `kwargs`."""
-    kwargs = given.get("kwargs")
-    if "lc" in given and isinstance(kwargs, Mapping):
+def _fields(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a document's fields; LangChain's serialized form has them in `kwargs`."""
+    kwargs = document.get("kwargs")
+    if "lc" in document and isinstance(kwargs, Mapping):
         return kwargs
-    return given
+    return document
 
 
-def _description(given: object) -> str:
-    """What to say of something that is no document; never its values, which may be private."""
-    if isinstance(given, Mapping):
-        return f"a dict with the keys {sorted(map(str, given))}"
-    return f"of type {type(given).__name__}"
+def _description(value: object) -> str:
+    """Describe what is no document, without its values, which may be private."""
+    if isinstance(value, Mapping):
+        return f"a dict with the keys {sorted(map(str, value))}"
+    return f"of type {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""An agent reads only the passages that Rank1 finds relevant, whichever tool found them."""
+"""Middleware that filters the results of an agent's retriever tools, whichever tool it is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from langchain_core.documents import Document
 from langchain_core.messages import ToolMessage
-from langchain_core.prompts import BasePromptTemplate, format_document
+from langchain_core.prompts import BasePromptTemplate
 
 from rank1_integrations.exceptions import ConfigurationError, MissingExtraError
 from rank1_integrations.langchain.compressor import Rank1Compressor
-from rank1_integrations.langchain.content import pieces
+from rank1_integrations.langchain.content import split_content
 from rank1_integrations.langchain.documents import (
     DocumentLike,
     as_documents,
-    in_the_form_of,
+    format_document,
+    in_form_of,
     is_document,
 )
 
@@ -34,30 +35,33 @@ Query: TypeAlias = "str | Callable[[ToolCallRequest], str]"
 
 
 class Rank1FilterMiddleware(AgentMiddleware):
-    """Filters what an agent's retriever tools found, before the chat model reads it.
+    """Filter the documents of an agent's retriever tools before the chat model reads them.
 
     A tool's result is filtered if its artifact is a list of documents, as
-    `create_retriever_tool(..., response_format="content_and_artifact")` gives it. The artifact
-    keeps the relevant documents, best first, with score and reasoning in their metadata; the
+    `create_retriever_tool(..., response_format="content_and_artifact")` returns it. The artifact
+    keeps the relevant documents, best first, with score and reasoning in their metadata. The
     content keeps what the tool wrote about them. All other results pass unchanged: texts without
     documents, errors, `Command`s.
 
+    If the chat model called the tool with an empty query, or with none, it reads an error message
+    that asks for one.
+
     Args:
-        compressor: Says what is relevant, and how much is kept. Without `score_threshold` or
-            `top_n` nothing is left out.
+        compressor: Judges the documents. Without `score_threshold` or `top_n` it keeps all.
         tools: Names of the tools whose results are filtered; None for every tool that returns
             documents.
-        query: What the documents are judged against: the name of an argument of the tool, or a
-            function of the tool call's request (which has `tool_call` and `state`).
-        document_separator: What stands between two documents in the content.
-        document_prompt: Writes a document anew, with its text and metadata at hand
-            (`{page_content}`, `{relevance_score}`); None to keep what the tool wrote. Where that
-            can't be told apart, because the documents' texts and `document_separator` are not
-            found in it one behind the other, the texts alone are written.
-        nothing_relevant: What the model reads where no document is left.
+        query: The query to judge against: the name of an argument of the tool, or a function of
+            the tool call's request (which has `tool_call` and `state`).
+        document_separator: The text between two documents in the content.
+        document_prompt: Formats a document for the chat model, with its `page_content` and
+            metadata as variables, such as `{relevance_score}`. A value that a document lacks
+            reads "n/a". None to keep what the tool wrote. If the content can't be split into
+            documents, because their texts and `document_separator` are not found in it in order,
+            the chat model reads the texts alone.
+        nothing_relevant: What the chat model reads if no document is left.
 
     Raises:
-        MissingExtraError: On import, where langchain is not installed.
+        MissingExtraError: On import, if langchain is not installed.
 
     Example:
         ```python
@@ -84,8 +88,8 @@ class Rank1FilterMiddleware(AgentMiddleware):
         super().__init__()
         if isinstance(tools, str):
             raise ConfigurationError(f"tools must be a list of names; for one pass [{tools!r}]")
-        # `self.tools` would be tools that the middleware brings along.
-        self._only = None if tools is None else list(tools)
+        # `self.tools` would be tools that the middleware adds to the agent.
+        self._tool_names = None if tools is None else list(tools)
         self._compressor = compressor
         self._query = query
         self._separator = document_separator
@@ -95,37 +99,42 @@ class Rank1FilterMiddleware(AgentMiddleware):
     @property
     def name(self) -> str:
         """Different for different tools: an agent takes no two middlewares of the same name."""
-        return " ".join([type(self).__name__, *(self._only or [])])
+        return " ".join([type(self).__name__, *(self._tool_names or [])])
 
     def wrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Result]
     ) -> Result:
-        """Run the tool and filter what it found.
+        """Run the tool and filter its documents.
 
         Raises:
-            ConfigurationError: The tool's call has no query to judge against.
+            ConfigurationError: The tool has no such argument as `query`, or the query does not
+                fit the model's context.
             EngineError: The engine failed, and the compressor's `on_error` is "raise".
         """
         result = handler(request)
         if not self._holds_documents(result, request):
             return result
-        query = self._asked(request)
+        query = self._query_of(request)
+        if query is None:
+            return self._query_error(result, request)
         kept = self._compressor.compress_documents(result.artifact, query)
         return self._filtered(result, kept)
 
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[Result]]
     ) -> Result:
-        """`wrap_tool_call`, awaited."""
+        """Async version of `wrap_tool_call`."""
         result = await handler(request)
         if not self._holds_documents(result, request):
             return result
-        query = self._asked(request)
+        query = self._query_of(request)
+        if query is None:
+            return self._query_error(result, request)
         kept = await self._compressor.acompress_documents(result.artifact, query)
         return self._filtered(result, kept)
 
     def _holds_documents(self, result: Result, request: ToolCallRequest) -> TypeGuard[ToolMessage]:
-        if self._only is not None and request.tool_call["name"] not in self._only:
+        if self._tool_names is not None and request.tool_call["name"] not in self._tool_names:
             return False
         if not isinstance(result, ToolMessage) or result.status == "error":
             return False
@@ -133,27 +142,42 @@ class Rank1FilterMiddleware(AgentMiddleware):
         return (
             isinstance(artifact, list | tuple)
             and len(artifact) > 0
-            and all(is_document(one) for one in artifact)
+            and all(is_document(element) for element in artifact)
         )
 
-    def _asked(self, request: ToolCallRequest) -> str:
+    def _query_of(self, request: ToolCallRequest) -> str | None:
+        """Return the query of a tool call; None if it is missing, empty, or no text."""
         if callable(self._query):
-            return self._query(request)
+            query: Any = self._query(request)
+        else:
+            query = self._argument(request, self._query)
+        return query if isinstance(query, str) and query.strip() else None
+
+    def _argument(self, request: ToolCallRequest, name: str) -> Any:
         arguments = request.tool_call["args"]
-        if self._query not in arguments:
+        known = {*arguments, *(request.tool.args if request.tool else ())}
+        if name not in known:
             raise ConfigurationError(
-                f"the tool {request.tool_call['name']!r} found documents, but its call has no "
-                f"argument {self._query!r} to judge them against (it has {sorted(arguments)}): "
-                "name the argument with query=, or a function of the request; or leave this tool "
-                "out with tools="
+                f"the tool {request.tool_call['name']!r} returned documents, but has no argument "
+                f"{name!r} to judge them against (it has {sorted(known)}): name the "
+                "argument with query=, or pass a function of the request; or leave this tool out "
+                "with tools="
             )
-        query: str = arguments[self._query]
-        return query
+        return arguments.get(name)
+
+    def _query_error(self, message: ToolMessage, request: ToolCallRequest) -> ToolMessage:
+        if callable(self._query):
+            advice = "Ask the user for a question"
+        else:
+            name = request.tool_call["name"]
+            advice = f"Call {name} again with a text as {self._query!r}"
+        content = f"There is no query to judge the documents against. {advice}."
+        return message.model_copy(update={"content": content, "artifact": [], "status": "error"})
 
     def _filtered(self, message: ToolMessage, kept: list[Document]) -> ToolMessage:
-        found: list[DocumentLike] = list(message.artifact)
-        artifact = [in_the_form_of(found[_place(document)], document) for document in kept]
-        text = self._text(message.text, found, kept) if kept else self._nothing_relevant
+        originals: list[DocumentLike] = list(message.artifact)
+        artifact = [in_form_of(originals[_index(document)], document) for document in kept]
+        text = self._text(message.text, originals, kept) if kept else self._nothing_relevant
         if isinstance(message.content, str):
             content: Any = text
         else:
@@ -161,22 +185,22 @@ class Rank1FilterMiddleware(AgentMiddleware):
             content = [{"type": "text", "text": text}, *others]
         return message.model_copy(update={"content": content, "artifact": artifact})
 
-    def _text(self, text: str, found: list[DocumentLike], kept: list[Document]) -> str:
-        """What the chat model reads of the kept documents."""
+    def _text(self, content: str, originals: list[DocumentLike], kept: list[Document]) -> str:
+        """Return what the chat model reads of the kept documents."""
         if self._prompt is not None:
-            written = [format_document(document, self._prompt) for document in kept]
+            pieces = [format_document(document, self._prompt) for document in kept]
         else:
-            texts = [document.page_content for document in as_documents(found)]
-            own = pieces(text, texts, separator=self._separator) or texts
-            written = [own[_place(document)] for document in kept]
-        return self._separator.join(written)
+            texts = [document.page_content for document in as_documents(originals)]
+            all_pieces = split_content(content, texts, separator=self._separator) or texts
+            pieces = [all_pieces[_index(document)] for document in kept]
+        return self._separator.join(pieces)
 
 
 def _is_text(block: str | dict[Any, Any]) -> bool:
     return isinstance(block, str) or block.get("type") == "text"
 
 
-def _place(document: Document) -> int:
-    """Where the tool had a judged document, from 0."""
-    place: int = document.metadata["rank1"]["index"]
-    return place
+def _index(document: Document) -> int:
+    """Return a judged document's position in the tool's result."""
+    index: int = document.metadata["rank1"]["index"]
+    return index

@@ -1,7 +1,7 @@
-"""The `reranker.*` attributes on the span that OpenInference made of a run.
+"""The `reranker.*` attributes of the span that OpenInference makes of a run.
 
-Its instrumentation of LangChain turns a run of the type "reranker" into a RERANKER span, but
-fills in the attributes of retrievers and LLMs only.
+Its instrumentation of LangChain turns a run of the type "reranker" into a RERANKER span, but sets
+the attributes of retrievers and LLMs only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from langchain_core.documents import Document
 
 from rank1_integrations.exceptions import MissingExtraError
+from rank1_integrations.scoring.usage import Usage
 
 try:
     from openinference.instrumentation import Document as SpanDocument
@@ -27,44 +28,37 @@ except ImportError as error:
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from rank1_integrations.langchain.run import Answer, Question
 
-
-def show_question(question: Question) -> None:
-    """Say on the current run's span what is asked of which documents."""
-    _set(
+def show_inputs(query: str, documents: list[Document], *, top_k: int) -> None:
+    """Set query and documents on the current run's span."""
+    _set_attributes(
         get_reranker_attributes(
-            query=question["query"],
-            input_documents=_span_documents(question["documents"]),
-            top_k=question["top_n"] or len(question["documents"]),
+            query=query, input_documents=_span_documents(documents), top_k=top_k
         )
     )
 
 
-def show_answer(answer: Answer, *, model: str) -> None:
-    """Say on the current run's span what was kept, and what it cost."""
-    tokens = answer["tokens"]
-    prompt, thought = tokens["prompt_tokens"], tokens["reasoning_tokens"]
-    _set(
+def show_outputs(kept: list[Document], usage: Usage, *, model: str) -> None:
+    """Set the kept documents and the token counts on the current run's span."""
+    completion = usage.reasoning_tokens + usage.answer_tokens
+    _set_attributes(
         {
-            **get_reranker_attributes(
-                model_name=model, output_documents=_span_documents(answer["documents"])
-            ),
+            **get_reranker_attributes(model_name=model, output_documents=_span_documents(kept)),
             **get_llm_token_count_attributes(
                 {
-                    "prompt": prompt,
-                    "completion": thought,
-                    "total": prompt + thought,
-                    "prompt_details": {"cache_read": tokens["cached_tokens"]},
+                    "prompt": usage.prompt_tokens,
+                    "completion": completion,
+                    "total": usage.prompt_tokens + completion,
+                    "prompt_details": {"cache_read": usage.cached_tokens},
                 }
             ),
         }
     )
 
 
-def _set(attributes: dict[str, AttributeValue]) -> None:
-    """On no span if the application is not instrumented."""
-    # Asked for a span without being in use, the instrumentation prints to standard output.
+def _set_attributes(attributes: dict[str, AttributeValue]) -> None:
+    """Set attributes on the current span, if the application is instrumented."""
+    # Without instrumentation, `get_current_span` prints to standard output.
     if LangChainInstrumentor().is_instrumented_by_opentelemetry and (span := get_current_span()):
         span.set_attributes(attributes)
 
@@ -74,9 +68,9 @@ def _span_documents(documents: list[Document]) -> list[SpanDocument]:
 
 
 def _span_document(document: Document) -> SpanDocument:
-    shown = SpanDocument(content=document.page_content, metadata=document.metadata)
+    span_document = SpanDocument(content=document.page_content, metadata=document.metadata)
     if document.id is not None:
-        shown["id"] = document.id
+        span_document["id"] = document.id
     if (score := document.metadata.get("relevance_score")) is not None:
-        shown["score"] = score
-    return shown
+        span_document["score"] = score
+    return span_document

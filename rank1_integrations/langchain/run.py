@@ -1,119 +1,104 @@
-"""One rerank as callbacks, `astream_events` and tracers see it: one run that shows everything."""
+"""One rerank as one run, which callbacks, `astream_events` and tracers see."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 from langchain_core.documents import Document
+from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig
 
-from rank1_integrations.judgment import Judgment
-from rank1_integrations.langchain.documents import judged
+from rank1_integrations._adapter import SelectionArguments
+from rank1_integrations.langchain.documents import format_document, with_judgment
 from rank1_integrations.reranker import Rank1
+from rank1_integrations.scoring.usage import Usage
+from rank1_integrations.selection import RankResult
 
 
-class Cut(TypedDict):
-    """What is kept of the judged documents."""
-
-    top_n: int | None
-    score_threshold: float | None
-
-
-class Question(Cut):
-    """What a run shows as its inputs."""
+class RerankInputs(TypedDict):
+    """The inputs that a run shows."""
 
     query: str
     documents: list[Document]
+    selection: SelectionArguments
 
 
-class Tokens(TypedDict):
-    """What was spent on all documents together; named as in `Judgment`."""
-
-    prompt_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-
-
-class Answer(TypedDict):
-    """What a run shows as its outputs: all documents with their judgments, and the cost."""
+class RerankOutputs(TypedDict):
+    """The outputs that a run shows: all documents with their judgments, and the query's `Usage`."""
 
     documents: list[Document]
     dropped: list[Document]
-    tokens: Tokens
+    usage: dict[str, int]
 
 
-class Rerank(Runnable[Question, Answer]):
-    """Judges documents in a run; a compressor alone would be invisible.
+class RerankRunnable(Runnable[RerankInputs, RerankOutputs]):
+    """Judge documents in a run: a compressor by itself has none.
 
     Args:
         rank1: The reranker.
-        name: Of the run.
-        openinference: Whether OpenInference is told that this is a reranker.
+        name: The run's name.
+        document_prompt: Makes the judged text of a document; None for its `page_content`.
+        openinference: Whether OpenInference shows the run as a reranker's.
     """
 
-    def __init__(self, rank1: Rank1, *, name: str, openinference: bool) -> None:
+    def __init__(
+        self,
+        rank1: Rank1,
+        *,
+        name: str,
+        document_prompt: BasePromptTemplate[str] | None,
+        openinference: bool,
+    ) -> None:
         self.name = name
         self._rank1 = rank1
+        self._document_prompt = document_prompt
         self._openinference = openinference
         self._run_type = "reranker" if openinference else "chain"
 
     def invoke(
-        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Answer:
-        """Judge the documents; without any there is no run."""
+        self, input: RerankInputs, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> RerankOutputs:
+        """Judge the documents. Without documents there is no run."""
         if not input["documents"]:
-            return _answer([], [], [])
-        return self._call_with_config(self._judge, input, config, run_type=self._run_type)
+            return {"documents": [], "dropped": [], "usage": asdict(Usage())}
+        return self._call_with_config(self._rank, input, config, run_type=self._run_type)
 
     async def ainvoke(
-        self, input: Question, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Answer:
-        """`invoke`, awaited."""
+        self, input: RerankInputs, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> RerankOutputs:
+        """Async version of `invoke`."""
         if not input["documents"]:
-            return _answer([], [], [])
-        return await self._acall_with_config(self._ajudge, input, config, run_type=self._run_type)
+            return {"documents": [], "dropped": [], "usage": asdict(Usage())}
+        return await self._acall_with_config(self._arank, input, config, run_type=self._run_type)
 
-    def _judge(self, question: Question) -> Answer:
-        query, texts, cut = self._begin(question)
-        return self._end(question, self._rank1.judge(query, texts, **cut))
+    def _rank(self, inputs: RerankInputs) -> RerankOutputs:
+        passages = self._passages(inputs)
+        result = self._rank1.rank(inputs["query"], passages, **inputs["selection"])
+        return self._outputs(inputs, result)
 
-    async def _ajudge(self, question: Question) -> Answer:
-        query, texts, cut = self._begin(question)
-        return self._end(question, await self._rank1.ajudge(query, texts, **cut))
+    async def _arank(self, inputs: RerankInputs) -> RerankOutputs:
+        passages = self._passages(inputs)
+        result = await self._rank1.arank(inputs["query"], passages, **inputs["selection"])
+        return self._outputs(inputs, result)
 
-    def _begin(self, question: Question) -> tuple[str, list[str], Cut]:
+    def _passages(self, inputs: RerankInputs) -> list[str]:
+        documents = inputs["documents"]
         if self._openinference:
-            from rank1_integrations.langchain.openinference import show_question
+            from rank1_integrations.langchain.openinference import show_inputs
 
-            show_question(question)
-        texts = [document.page_content for document in question["documents"]]
-        return question["query"], texts, _cut(question)
+            top_k = inputs["selection"]["top_n"] or len(documents)
+            show_inputs(inputs["query"], documents, top_k=top_k)
+        return [format_document(document, self._document_prompt) for document in documents]
 
-    def _end(self, question: Question, judgments: list[Judgment]) -> Answer:
-        kept = self._rank1.cut(judgments, **_cut(question))
-        places = {judgment.index for judgment in kept}
-        dropped = [judgment for judgment in judgments if judgment.index not in places]
-        answer = _answer(question["documents"], kept, dropped)
+    def _outputs(self, inputs: RerankInputs, result: RankResult) -> RerankOutputs:
+        documents = inputs["documents"]
+        kept = [with_judgment(documents[judgment.index], judgment) for judgment in result.kept]
+        dropped = [
+            with_judgment(documents[judgment.index], judgment) for judgment in result.dropped
+        ]
         if self._openinference:
-            from rank1_integrations.langchain.openinference import show_answer
+            from rank1_integrations.langchain.openinference import show_outputs
 
-            show_answer(answer, model=self._rank1.model)
-        return answer
-
-
-def _cut(question: Question) -> Cut:
-    return {"top_n": question["top_n"], "score_threshold": question["score_threshold"]}
-
-
-def _answer(documents: list[Document], kept: list[Judgment], dropped: list[Judgment]) -> Answer:
-    # What was remembered cost nothing this time.
-    computed = [judgment for judgment in kept + dropped if not judgment.cached]
-    return {
-        "documents": [judged(documents[judgment.index], judgment) for judgment in kept],
-        "dropped": [judged(documents[judgment.index], judgment) for judgment in dropped],
-        "tokens": {
-            "prompt_tokens": sum(judgment.prompt_tokens for judgment in computed),
-            "cached_tokens": sum(judgment.cached_tokens for judgment in computed),
-            "reasoning_tokens": sum(judgment.reasoning_tokens for judgment in computed),
-        },
-    }
+            show_outputs(kept, result.usage, model=self._rank1.model)
+        return {"documents": kept, "dropped": dropped, "usage": asdict(result.usage)}

@@ -7,6 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("llama-index-core", "llama-index") from error
 
+from rank1_integrations._adapter import flat_metadata
 from rank1_integrations.llama_index.postprocessor import Rank1EndEvent, Rank1Postprocessor
 
-__all__ = ["Rank1EndEvent", "Rank1Postprocessor"]
+__all__ = ["Rank1EndEvent", "Rank1Postprocessor", "flat_metadata"]

@@ -1,8 +1,8 @@
-"""The code on the documentation's pages runs as it stands, on a real server.
+"""The code on the documentation's pages runs unchanged on a real server.
 
-The ```python blocks of a page are run in order, in one namespace, as in a notebook: `await` may
-stand outside of functions. Only the server's address is another. What a page expects its reader
-to have is in the module of `tests/support/docs_fixtures` that has the page's name.
+The ```python blocks of a page run in order, in one namespace, as in a notebook: `await` may stand
+outside of functions. Only the server's address is replaced. The names that a page expects its
+reader to have are in the module of `tests/support/docs_fixtures` with the page's name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ async def test_the_code_on_the_page_runs(page: str, server_url: str) -> None:
 
 
 def blocks(page: Path, server_url: str) -> Iterator[CodeType]:
-    """The page's code, compiled so that errors show the page's own lines."""
+    """Yield the page's code, compiled so that errors show the page's own lines."""
     text = page.read_text(encoding="utf-8")
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         lines_above = text.count("\n", 0, block.start(1))

@@ -27,7 +27,7 @@ from tests.support.sample_corpus import (
     TEXTS,
     WORST,
     Bm25Retriever,
-    search_manual,
+    sample_retriever,
 )
 from tests.support.tampering_proxy import Answer, Call, TamperingProxy
 
@@ -36,12 +36,14 @@ KEY = "sk-very-secret-key"
 
 @pytest.fixture
 def retriever() -> Bm25Retriever:
-    return search_manual()
+    return sample_retriever()
 
 
-def chain(retriever: Bm25Retriever, rank1: Rank1, **cut: Any) -> ContextualCompressionRetriever:
+def chain(
+    retriever: Bm25Retriever, rank1: Rank1, **selection: Any
+) -> ContextualCompressionRetriever:
     return ContextualCompressionRetriever(
-        base_compressor=Rank1Compressor(rank1=rank1, **cut), base_retriever=retriever
+        base_compressor=Rank1Compressor(rank1=rank1, **selection), base_retriever=retriever
     )
 
 
@@ -58,7 +60,7 @@ def scores(documents: list[Document]) -> list[float]:
 
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke", "batch", "abatch"])
-async def test_a_retriever_keeps_what_is_relevant_and_says_why(
+async def test_a_retriever_keeps_relevant_documents_with_reasoning(
     form: str, retriever: Bm25Retriever, server: Rank1
 ) -> None:
     filtered = chain(retriever, server, score_threshold=0.5)
@@ -77,7 +79,7 @@ async def test_a_retriever_keeps_what_is_relevant_and_says_why(
     assert kept[0].metadata["rank1"]["relevant"] is True
 
 
-async def test_without_a_cut_all_come_back_best_first(
+async def test_without_a_selection_all_come_back_best_first(
     retriever: Bm25Retriever, server: Rank1
 ) -> None:
     kept = await chain(retriever, server).ainvoke(QUERY)
@@ -135,7 +137,7 @@ async def test_streamed_events_show_kept_and_dropped_inside_the_retrievers_run(
     assert all(document.metadata["relevance_reasoning"] for document in output["dropped"])
 
 
-async def test_the_synchronous_form_works_inside_a_running_loop_and_in_many_threads(
+async def test_the_sync_form_works_inside_a_running_loop_and_in_many_threads(
     retriever: Bm25Retriever, server: Rank1
 ) -> None:
     filtered = chain(retriever, server, top_n=2)
@@ -145,7 +147,7 @@ async def test_the_synchronous_form_works_inside_a_running_loop_and_in_many_thre
             assert texts(kept) == [BEST, GOOD]
 
 
-async def test_many_asynchronous_calls_at_once(retriever: Bm25Retriever, server: Rank1) -> None:
+async def test_many_async_calls_at_once(retriever: Bm25Retriever, server: Rank1) -> None:
     filtered = chain(retriever, server)
     first = await filtered.ainvoke(QUERY)
     for kept in await asyncio.gather(*(filtered.ainvoke(QUERY) for _ in range(8))):

@@ -1,7 +1,7 @@
-"""What users of other rerankers in LangChain complained of, one test for each complaint.
+"""Complaints of users of other rerankers in LangChain, one test for each.
 
-Judged by the demonstration model on a real vLLM server, with a proxy before it that counts, holds
-back or refuses requests. Only where an exact score must be forced, a scripted engine gives it.
+The demonstration model judges on a real vLLM server, behind a proxy that counts, delays or refuses
+requests. A scripted engine forces an exact score in one test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.sample_corpus import (
     TEXTS,
     WORST,
     Bm25Retriever,
-    search_manual,
+    sample_retriever,
 )
 from tests.support.tampering_proxy import Answer, Call, TamperingProxy
 
@@ -38,17 +38,17 @@ AT_ONCE = 48
 """More calls than the threads that LangChain would run a synchronous compressor in."""
 
 PATIENCE = 60.0
-"""Seconds after which what should have happened is taken not to."""
+"""Seconds after which a test gives up waiting."""
 
 
 @pytest.fixture
 def retriever() -> Bm25Retriever:
-    return search_manual()
+    return sample_retriever()
 
 
 @pytest.fixture
 def documents(retriever: Bm25Retriever) -> list[Document]:
-    """As the retriever finds them: with ids, sources, and in no good order."""
+    """Documents with ids and sources, in no good order."""
     return retriever.documents
 
 

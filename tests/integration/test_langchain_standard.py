@@ -11,7 +11,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.support.sample_corpus import QUERY, search_manual
+from tests.support.sample_corpus import QUERY, sample_retriever
 
 
 class TestFilteredRetriever(RetrieversIntegrationTests):
@@ -40,5 +40,5 @@ class TestFilteredRetriever(RetrieversIntegrationTests):
 def filtered_retriever(rank1: Rank1, k: int | None = None) -> BaseRetriever:
     """A retriever with a number of results of its own, which is the compressor's `top_n`."""
     return ContextualCompressionRetriever(
-        base_compressor=Rank1Compressor(rank1=rank1, top_n=k), base_retriever=search_manual()
+        base_compressor=Rank1Compressor(rank1=rank1, top_n=k), base_retriever=sample_retriever()
     )

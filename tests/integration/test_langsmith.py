@@ -1,4 +1,4 @@
-"""What LangSmith's own client sends of a rerank, to an address here that writes it down."""
+"""The runs that LangSmith's own client sends of a rerank, recorded by a local server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from langsmith import Client
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from tests.support.sample_corpus import BEST, GOOD, POOR, QUERY, WORST, search_manual
+from tests.support.sample_corpus import BEST, GOOD, POOR, QUERY, WORST, sample_retriever
 
 
 @pytest.mark.parametrize("form", ["invoke", "ainvoke"])
@@ -25,7 +25,7 @@ async def test_langsmith_sees_one_run_with_everything_inside_the_retrievers(
     form: str, server: Rank1
 ) -> None:
     retriever = ContextualCompressionRetriever(
-        base_compressor=Rank1Compressor(rank1=server, top_n=1), base_retriever=search_manual()
+        base_compressor=Rank1Compressor(rank1=server, top_n=1), base_retriever=sample_retriever()
     )
     with langsmith() as (address, runs):
         client = Client(api_url=address, api_key="none", auto_batch_tracing=False)
@@ -47,12 +47,12 @@ async def test_langsmith_sees_one_run_with_everything_inside_the_retrievers(
         metadata = fields(document)["metadata"]
         assert 0 <= metadata["relevance_score"] <= 1
         assert "the query asks for" in metadata["relevance_reasoning"]
-    assert outputs["tokens"]["prompt_tokens"] > outputs["tokens"]["reasoning_tokens"] > 0
+    assert outputs["usage"]["prompt_tokens"] > outputs["usage"]["reasoning_tokens"] > 0
 
 
 @contextmanager
 def langsmith() -> Iterator[tuple[str, dict[str, Any]]]:
-    """An address that takes runs, and the runs by their ids."""
+    """Yield an address that accepts runs, and the runs by their ids."""
     runs: dict[str, Any] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -78,7 +78,7 @@ def langsmith() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def fields(document: dict[str, Any]) -> dict[str, Any]:
-    """A document's fields, in whichever form the client wrote it."""
+    """Return a document's fields, in either form that the client writes."""
     inner: dict[str, Any] = document.get("kwargs", document)
     return inner
 

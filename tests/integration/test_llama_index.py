@@ -61,7 +61,7 @@ def retriever() -> Bm25Retriever:
 
 
 @FORMS
-async def test_a_query_engine_keeps_what_is_relevant_and_says_why(
+async def test_a_query_engine_keeps_relevant_nodes_with_reasoning(
     form: str, retriever: Bm25Retriever, server_url: str
 ) -> None:
     postprocessor = Rank1Postprocessor(
@@ -77,7 +77,7 @@ async def test_a_query_engine_keeps_what_is_relevant_and_says_why(
 
 
 @FORMS
-async def test_without_a_cut_all_come_back_best_first(
+async def test_without_a_selection_all_come_back_best_first(
     form: str, retriever: Bm25Retriever, server: Rank1
 ) -> None:
     kept = await ask(form, engine(retriever, Rank1Postprocessor(rank1=server)))
@@ -176,7 +176,7 @@ async def test_a_chat_engine_judges_against_the_condensed_question(
 
 
 @FORMS
-async def test_a_citation_query_engine_cites_what_was_kept_and_not_the_reasoning(
+async def test_a_citation_query_engine_cites_kept_nodes_and_not_the_reasoning(
     form: str, retriever: Bm25Retriever, server: Rank1
 ) -> None:
     query_engine = CitationQueryEngine.from_args(
@@ -244,7 +244,7 @@ async def test_a_query_engine_tool_in_an_agents_loop(
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-async def test_an_agent_reads_what_its_tool_kept(
+async def test_an_agent_reads_the_nodes_that_its_tool_kept(
     streaming: bool, retriever: Bm25Retriever, server: Rank1
 ) -> None:
     search = RetrieverTool.from_defaults(
@@ -260,7 +260,7 @@ async def test_an_agent_reads_what_its_tool_kept(
     assert texts(call.tool_output.raw_output) == [BEST]
 
 
-async def test_an_object_retriever_calls_the_synchronous_form_inside_the_running_loop(
+async def test_an_object_retriever_calls_the_sync_form_inside_the_running_loop(
     server: Rank1,
 ) -> None:
     mapping = SimpleObjectNodeMapping.from_objects(TEXTS)
@@ -274,7 +274,7 @@ async def test_an_object_retriever_calls_the_synchronous_form_inside_the_running
 
 
 @pytest.mark.parametrize("form", ["evaluate", "aevaluate"])
-def test_an_evaluator_calls_the_synchronous_form_inside_the_running_loop(
+def test_an_evaluator_calls_the_sync_form_inside_the_running_loop(
     form: str, retriever: Bm25Retriever, server: Rank1
 ) -> None:
     evaluator = RetrieverEvaluator.from_metric_names(
@@ -299,7 +299,7 @@ class Reranked(Event):
 
 
 class RerankingWorkflow(Workflow):
-    """LlamaIndex's documented form: retrieve, rerank, answer, each a step."""
+    """LlamaIndex's documented workflow: retrieve, rerank and answer are steps."""
 
     def __init__(self, form: str, retriever: BaseRetriever, rerank: Rank1Postprocessor) -> None:
         super().__init__(timeout=60)
@@ -313,7 +313,7 @@ class RerankingWorkflow(Workflow):
     @step
     async def rerank(self, context: Context[Any], event: Retrieved) -> Reranked:
         query = await context.store.get("query")
-        if self._form == "sync":  # As the documentation has it: the event loop waits.
+        if self._form == "sync":  # As in the documentation: it blocks the event loop.
             return Reranked(nodes=self._rerank.postprocess_nodes(event.nodes, query_str=query))
         nodes = await self._rerank.apostprocess_nodes(event.nodes, query_str=query)
         return Reranked(nodes=nodes)
@@ -345,7 +345,7 @@ async def test_a_second_rerank_scores_as_the_first(retriever: Bm25Retriever, ser
     assert scores(twice) == pytest.approx(scores(once), abs=1e-3)
 
 
-async def test_what_the_retriever_holds_is_untouched(
+async def test_the_retrievers_nodes_are_not_changed(
     retriever: Bm25Retriever, server: Rank1
 ) -> None:
     postprocessor = Rank1Postprocessor(rank1=server, keep_retrieval_score=True)
@@ -380,7 +380,7 @@ def test_a_copy_made_after_use_reranks_too(
     used.close()
 
 
-def test_what_a_pipeline_has_ingested_is_untouched(server: Rank1) -> None:
+def test_ingested_nodes_are_not_changed(server: Rank1) -> None:
     pipeline = IngestionPipeline(
         transformations=[SentenceSplitter()],
         docstore=SimpleDocumentStore(),
@@ -395,7 +395,7 @@ def test_what_a_pipeline_has_ingested_is_untouched(server: Rank1) -> None:
     assert len(engine(retriever, postprocessor).query(QUERY).source_nodes) == 4
     assert [node.to_json() for node in nodes] == written
     assert json.dumps(store.to_dict(), sort_keys=True) == stored
-    # Nothing has changed in the pipeline's eyes either.
+    # The pipeline sees no change either.
     assert pipeline.run(documents=documents) == []
 
 
@@ -418,7 +418,7 @@ async def test_images_and_nodes_without_text_are_judged_among_the_others(
 
 
 @FORMS
-async def test_past_the_deadline_the_answer_is_made_from_what_the_retriever_found(
+async def test_past_the_deadline_the_answer_is_made_from_the_retrievers_nodes(
     form: str, retriever: Bm25Retriever, proxy: TamperingProxy
 ) -> None:
     over = threading.Event()
@@ -429,14 +429,14 @@ async def test_past_the_deadline_the_answer_is_made_from_what_the_retriever_foun
 
     proxy.refuse = hold
     postprocessor = Rank1Postprocessor(
-        base_url=proxy.url, deadline=1.0, thinking="adaptive", on_error="keep", top_n=3
+        base_url=proxy.url, deadline=1.0, thinking="adaptive", top_n=3
     )
     with recorded() as recording:
         kept = await ask(form, engine(retriever, postprocessor))
     over.set()
     assert texts(kept) == texts(retriever.retrieve(QUERY))[:3]
     assert [node.score for node in kept] == [None] * 3
-    assert all(node.metadata["rank1"]["finish"] == "skipped" for node in kept)
+    assert all(node.metadata["rank1"]["finish_reason"] == "skipped" for node in kept)
     assert len(recording.rerank_events()) == 2
     await postprocessor.aclose()
 
@@ -477,7 +477,7 @@ def test_threads_and_loops_share_one_postprocessor(retriever: Bm25Retriever, ser
 async def chat(
     form: str, chat_engine: BaseChatEngine, message: str, history: list[ChatMessage] | None = None
 ) -> AgentChatResponse | StreamingAgentChatResponse:
-    """The answer, read to its end."""
+    """Return the answer, read to its end."""
     match form:
         case "chat":
             return chat_engine.chat(message, history)
@@ -490,3 +490,14 @@ async def chat(
     stream = await chat_engine.astream_chat(message, history)
     assert [part async for part in stream.async_response_gen()]
     return stream
+
+
+async def test_the_demonstration_model_keeps_the_passage_about_the_query(local: Rank1) -> None:
+    postprocessor = Rank1Postprocessor(rank1=local, top_n=1)
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    for kept in (
+        postprocessor.postprocess_nodes(nodes, query_str=QUERY),
+        await postprocessor.apostprocess_nodes(nodes, query_str=QUERY),
+    ):
+        assert texts(kept) == [BEST]
+        assert kept[0].metadata["relevance_reasoning"]

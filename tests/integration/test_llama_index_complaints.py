@@ -1,5 +1,7 @@
-"""What users of LlamaIndex's rerankers have complained of or asked for: a test an item, with the
-numbers of the issues. On a real vLLM server; a proxy counts what reaches it."""
+"""Complaints and wishes of users of LlamaIndex's rerankers, with the numbers of the issues.
+
+The demonstration model judges on a real vLLM server, behind a proxy that counts requests.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TEXTS = [*OTHERS, BEST]
 
 
 class Bm25Retriever(BaseRetriever):
-    """The four nodes that BM25 finds best."""
+    """Return the four nodes with the best BM25 scores."""
 
     def __init__(self, nodes: list[TextNode]) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class Bm25Retriever(BaseRetriever):
         self._index.index(words([node.text for node in nodes]), show_progress=False)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        found, scores = self._index.retrieve(
+        indices, scores = self._index.retrieve(
             words([query_bundle.query_str]), k=4, show_progress=False
         )
-        # numpy's floats, as careless retrievers hand them on.
+        # numpy's floats, as some retrievers return them.
         return [
-            NodeWithScore.model_construct(node=self.nodes[place], score=score)
-            for place, score in zip(found[0], scores[0], strict=True)
+            NodeWithScore.model_construct(node=self.nodes[index], score=score)
+            for index, score in zip(indices[0], scores[0], strict=True)
         ]
 
 
@@ -53,7 +53,7 @@ def words(texts: list[str]) -> Any:
 def engine(
     retriever: BaseRetriever, *postprocessors: BaseNodePostprocessor
 ) -> RetrieverQueryEngine:
-    """An engine that answers with the nodes alone: no language model, real or not, is asked."""
+    """Return an engine that answers with the nodes alone and calls no language model."""
     return RetrieverQueryEngine(
         retriever,
         response_synthesizer=NoText(llm=MockLLM()),
@@ -75,12 +75,12 @@ def scores(nodes: list[NodeWithScore]) -> list[float]:
 
 
 def bm25_retriever() -> Bm25Retriever:
-    """Over TEXTS; every node is named by its place."""
+    """Return a retriever of TEXTS, with the position in each node's id."""
     return Bm25Retriever([TextNode(text=text, id_=f"id-{i}") for i, text in enumerate(TEXTS)])
 
 
 def searching_llm() -> MockFunctionCallingLLM:
-    """Passes every question on to its tools, and answers with what it read last."""
+    """Return an LLM that calls every tool with the user's message, then answers with the result."""
 
     def answer(messages: Sequence[ChatMessage], **kwargs: Any) -> ChatMessage:
         last, tools = messages[-1], kwargs.get("tools") or []

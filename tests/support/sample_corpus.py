@@ -1,4 +1,4 @@
-"""A few sentences, good and bad answers to one question, and a BM25 search over them."""
+"""A few sentences, good and bad answers to one query, and a BM25 retriever of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXTS = [WORST, POOR, GOOD, BEST, "Modules are imported once.", "A tuple can't b
 
 
 class Bm25Retriever(BaseRetriever):
-    """The documents that BM25 finds best."""
+    """Return the documents with the best BM25 scores."""
 
     documents: list[Document]
     index: Any
@@ -27,17 +27,17 @@ class Bm25Retriever(BaseRetriever):
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
-        places, _ = self.index.retrieve(words([query]), k=self.k, show_progress=False)
-        return [self.documents[place] for place in places[0]]
+        indices, _ = self.index.retrieve(words([query]), k=self.k, show_progress=False)
+        return [self.documents[index] for index in indices[0]]
 
 
-def search_manual() -> Bm25Retriever:
-    """A retriever of the sentences above, each with an id and a source."""
+def sample_retriever() -> Bm25Retriever:
+    """Return a retriever of the sentences above, each with an id and a source."""
     index = bm25s.BM25()
     index.index(words(TEXTS), show_progress=False)
     documents = [
-        Document(page_content=text, id=f"id-{place}", metadata={"source": f"page-{place}"})
-        for place, text in enumerate(TEXTS)
+        Document(page_content=text, id=f"id-{number}", metadata={"source": f"page-{number}"})
+        for number, text in enumerate(TEXTS)
     ]
     return Bm25Retriever(documents=documents, index=index)
 

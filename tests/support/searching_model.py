@@ -1,4 +1,4 @@
-"""A chat model of a few lines that uses a tool, so that an agent runs without a large one."""
+"""A chat model of a few lines that calls tools, so that an agent runs without a large one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from langchain_core.tools import BaseTool
 
 
 class SearchingModel(BaseChatModel):
-    """Passes every question on to its tools, and answers with what it reads in the end."""
+    """Call every tool with the user's message, then answer with the last tool message.
+
+    Attributes:
+        tools: Names of the tools.
+        arguments: Arguments of every tool call; None for the user's message as `query`.
+    """
 
     tools: tuple[str, ...] = ()
-    argument: str = "query"
+    arguments: dict[str, Any] | None = None
 
     def bind_tools(
         self, tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool], **kwargs: Any
@@ -36,8 +41,9 @@ class SearchingModel(BaseChatModel):
         if isinstance(last, ToolMessage) or not self.tools:
             answer = AIMessage(f"I have read: {last.text}")
         else:
+            arguments = {"query": last.text} if self.arguments is None else self.arguments
             calls = [
-                {"name": name, "args": {self.argument: last.text}, "id": f"{name}-{len(messages)}"}
+                {"name": name, "args": arguments, "id": f"{name}-{len(messages)}"}
                 for name in self.tools
             ]
             answer = AIMessage("", tool_calls=calls)

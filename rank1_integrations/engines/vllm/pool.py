@@ -1,9 +1,9 @@
-"""Models that vLLM runs for this process: loaded once, shared, and ended with their last user.
+"""The pool of models that vLLM runs for this process, shared by reference count.
 
-vLLM runs a model in processes of its own, which nothing ends by itself: not when the objects
-that use them are collected, not when this process is killed, and at the interpreter's exit
-multiprocessing waits for them for ever. So this module counts users, ends what is left before the
-interpreter does, and has each model watched for the case that this process can't end it.
+vLLM runs the model in child processes that outlive their owner: nothing ends them when the objects
+that use them are collected or this process is killed, and at the interpreter's exit
+multiprocessing waits for them for ever. So this module counts references, ends what is left
+before the interpreter exits, and starts a watchdog for each model.
 """
 
 from __future__ import annotations
@@ -34,37 +34,39 @@ try:
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 
+from rank1_integrations.engines.checkpoint import checkpoint_fingerprint, load_error
 from rank1_integrations.engines.vllm import watchdog
+from rank1_integrations.engines.vllm.watchdog import ProcessIdentity
 
 logger = logging.getLogger(__name__)
 
-# Statistics are for servers with someone who reads them; they cost time at every token.
+# Nobody reads the statistics here, and they cost time at every token.
 _DEFAULTS = {"disable_log_stats": True}
 _NEEDED = {"logprobs_mode": "raw_logprobs", "skip_tokenizer_init": False}
 
-# Seconds between two looks for processes that are to go.
-_PAUSE = 0.1
+_POLL_SECONDS = 0.1
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Model:
-    """A model in memory, and how many engines use it."""
+    """A model in memory."""
 
     name: str
+    fingerprint: str
     engine_args: dict[str, Any]
     llm: AsyncLLM
     processes: set[BaseProcess]
-    watch: subprocess.Popen[bytes]
-    users: int = 1
+    watchdog: subprocess.Popen[bytes]
+    refcount: int = 1
 
 
-# One model is loaded or ended at a time: the memory of one is what the next is loaded into.
+# One model is loaded or ended at a time: the next one is loaded into the memory of the last.
 _lock = threading.Lock()
 _models: list[Model] = []
 
 
 def acquire(name: str, engine_args: Mapping[str, Any]) -> Model:
-    """The model, loaded unless it is already with the same arguments; `release` it once.
+    """Return the model, loaded unless it is in memory with the same arguments; `release` it once.
 
     Args:
         name: A checkpoint's name on the hub, or its folder.
@@ -75,37 +77,49 @@ def acquire(name: str, engine_args: Mapping[str, Any]) -> Model:
     """
     _check(engine_args)
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    fingerprint = checkpoint_fingerprint(name)
     with _lock:
-        same = [model for model in _models if model.name == name and not model.llm.errored]
+        same = [
+            model
+            for model in _models
+            if (model.name, model.fingerprint) == (name, fingerprint) and not model.llm.errored
+        ]
         for model in same:
             if model.engine_args == engine_args:
-                model.users += 1
+                model.refcount += 1
                 return model
         if same:
             logger.warning(
-                "%s is in memory already, with other engine_args: a second copy is loaded. "
+                "%s is in memory already, with other engine_args: loading a second copy. "
                 "Rank1 objects with the same engine_args share one",
                 name,
             )
         others = _processes()
         llm = _load(name, engine_args)
         processes = _processes() - others
-        model = Model(name, deepcopy(dict(engine_args)), llm, processes, _watch(processes))
+        model = Model(
+            name,
+            fingerprint,
+            deepcopy(dict(engine_args)),
+            llm,
+            processes,
+            _start_watchdog(processes),
+        )
         _models.append(model)
         return model
 
 
 def release(model: Model) -> None:
-    """End the model with its last user; returns when its processes are gone."""
+    """Give up one reference; end the model with the last one and wait for its processes."""
     with _lock:
-        model.users -= 1
-        if not model.users and model in _models:
+        model.refcount -= 1
+        if not model.refcount and model in _models:
             _models.remove(model)
             _end(model)
 
 
-def release_apart(model: Model) -> None:
-    """`release` for the garbage collector, which must not wait."""
+def release_soon(model: Model) -> None:
+    """Give up one reference without waiting, for the garbage collector."""
     threading.Thread(target=release, args=(model,), name="rank1-release").start()
 
 
@@ -128,14 +142,14 @@ def _check(engine_args: Mapping[str, Any]) -> None:
 
 
 def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
-    """Load on a thread of its own, which an event loop of the caller's does not reach.
+    """Load the model on a thread of its own.
 
-    vLLM would tie itself to a loop that runs in its thread, and its processes inherit that
-    thread's signal mask: with Ctrl-C held back there, it ends the caller's work and not the model,
+    vLLM would bind itself to an event loop that runs in its thread. Its processes inherit the
+    thread's signal mask: with SIGINT blocked, Ctrl-C ends the caller's work and not the model,
     which may have taken minutes to load.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        # The process that vLLM starts runs the caller's script to its end first.
+        # The child process that vLLM starts imports the caller's script first.
         raise ConfigurationError(
             "vLLM starts processes that import your script: make the Rank1 object under "
             "if __name__ == '__main__':"
@@ -163,29 +177,30 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
     loading.start()
     try:
         return loaded.result()
-    except Exception as error:  # vLLM raises many kinds
-        raise ConfigurationError(f"can't load {name!r} with vLLM: {error}") from error
+    except Exception as error:  # vLLM raises many kinds, and its loaders raise others
+        raise load_error(name, "vLLM", error) from error
     except BaseException:
-        # Ctrl-C: no one will use what is being loaded.
+        # Ctrl-C: nobody will use the model.
         loaded.cancel()
         # vLLM may be about to start its processes, and gives up when it has lost them.
         while loading.is_alive():
-            for process_id in _ids(_processes() - others):
-                watchdog.kill_family(process_id)
-            loading.join(_PAUSE)
+            for process in _identities(_processes() - others):
+                process.kill_family()
+            loading.join(_POLL_SECONDS)
         raise
 
 
 def _processes() -> set[BaseProcess]:
-    """Those that vLLM has started for this process, each with more of its own."""
+    """Return the child processes that vLLM has started for this process."""
     return {child for child in multiprocessing.active_children() if "EngineCore" in child.name}
 
 
-def _watch(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
-    """Have processes killed when this one is gone, by one that no signal of a terminal reaches."""
+def _start_watchdog(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
+    """Start the watchdog, in a session of its own that no signal of a terminal reaches."""
+    model = [f"{process.pid}:{process.created!r}" for process in _identities(processes)]
     return subprocess.Popen(
-        # Without -P, what lies beside the script could be imported in place of what it means.
-        [sys.executable, "-P", watchdog.__file__, *map(str, [os.getpid(), *_ids(processes)])],
+        # Without -P, a file beside the script could be imported instead of a library.
+        [sys.executable, "-P", watchdog.__file__, str(os.getpid()), *model],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -193,12 +208,13 @@ def _watch(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
     )
 
 
-def _ids(processes: set[BaseProcess]) -> list[int]:
-    return [process.pid for process in processes if process.pid is not None]
+def _identities(processes: set[BaseProcess]) -> list[ProcessIdentity]:
+    known = [ProcessIdentity.of(process.pid) for process in processes if process.pid is not None]
+    return [identity for identity in known if identity is not None]
 
 
 def _end_all() -> None:
-    """At exit: end the models whose users were never closed."""
+    """At exit: end the models that were never released."""
     for model in _models:
         _end(model)
     _models.clear()
@@ -211,8 +227,8 @@ def _end(model: Model) -> None:
     for process in model.processes:
         # vLLM leaves those that it had to kill as zombies.
         process.join(timeout=10)
-    model.watch.kill()
-    model.watch.wait()
+    model.watchdog.kill()
+    model.watchdog.wait()
 
 
 def _done(timeout: float | None = None) -> None:
@@ -228,7 +244,7 @@ def _forget_all() -> None:
     _models.clear()
 
 
-# Exit handlers run last come, first served: this one, registered after vLLM's import, comes
-# before multiprocessing's.
+# Exit handlers run in reverse order: this one, registered after vLLM's import, runs before
+# multiprocessing's.
 atexit.register(_end_all)
 os.register_at_fork(after_in_child=_forget_all)

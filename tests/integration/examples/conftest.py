@@ -17,33 +17,33 @@ from tests.support.tampering_proxy import Call, Json, TamperingProxy
 from tests.support.vllm_server import vllm_server
 
 MAX_TOKENS = 24
-"""The longest answer: enough to see that there is one."""
+"""The longest answer, in tokens: a test needs to see that there is one."""
 
 
 @dataclass
 class Witness:
-    """What a judge was asked and how it decided, one entry for each time it judged."""
+    """Records queries, passages and judgments, one entry for each query."""
 
     queries: list[str] = field(default_factory=list)
     passages: list[list[str]] = field(default_factory=list)
     judgments: list[list[Judgment]] = field(default_factory=list)
 
     def see(self, query: str, passages: list[str], judgments: list[Judgment]) -> None:
-        """Take note; to be given as `on_judgments`."""
+        """Record one query, as `on_judgments`."""
         self.queries.append(query)
         self.passages.append(passages)
         self.judgments.append(judgments)
 
     def relevant(self) -> list[str]:
-        """The passages that reached the examples' threshold the last time, best first."""
-        reached = [one for one in self.judgments[-1] if (one.score or 0.0) >= 0.5]
-        reached.sort(key=lambda one: one.log_odds or 0.0, reverse=True)
-        return [self.passages[-1][one.index] for one in reached]
+        """Return the last query's passages at or above the examples' threshold, best first."""
+        relevant = [judgment for judgment in self.judgments[-1] if (judgment.score or 0.0) >= 0.5]
+        relevant.sort(key=lambda judgment: judgment.log_odds or 0.0, reverse=True)
+        return [self.passages[-1][judgment.index] for judgment in relevant]
 
 
 @dataclass
 class ChatProxy(TamperingProxy):
-    """Overhears what a chat model is sent and what it answers.
+    """Records the requests to a chat model and its answers.
 
     Attributes:
         replies: The texts of its answers, one for each of `calls`.
@@ -59,11 +59,20 @@ class ChatProxy(TamperingProxy):
         return answer
 
     def prompts(self) -> list[str]:
-        """All that the chat model was given to read, one text for each of `calls`."""
+        """Return the texts of all messages to the chat model, one text for each of `calls`."""
         return [
             "\n".join(message["content"] or "" for message in call.body["messages"])
             for call in self.calls
         ]
+
+    def system_prompts(self) -> str:
+        """Return the texts of all system messages to the chat model."""
+        return "\n".join(
+            message["content"]
+            for call in self.calls
+            for message in call.body["messages"]
+            if message["role"] == "system"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -86,7 +95,7 @@ def chat_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatProxy]:
-    """The chat model where the examples look for it, overheard."""
+    """The chat model at the address in CHAT_BASE_URL, recorded."""
     with ChatProxy(chat_server.removesuffix("/v1")) as proxy:
         monkeypatch.setenv("CHAT_BASE_URL", proxy.url)
         monkeypatch.setenv("CHAT_MODEL", chat_model.NAME)
@@ -97,13 +106,13 @@ def chat(chat_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatProx
 
 @pytest.fixture
 def witness() -> Witness:
-    """Sees what the judge does."""
+    """A record of the judge's queries."""
     return Witness()
 
 
 @pytest.fixture
 def rank1(witness: Witness, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rank1]:
-    """The judge of the examples, watched."""
+    """The judge of the examples, recorded by `witness`."""
     monkeypatch.delenv("RANK1_BASE_URL", raising=False)
     with judge(on_judgments=witness.see) as rank1:
         yield rank1

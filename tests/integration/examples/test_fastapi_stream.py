@@ -1,4 +1,4 @@
-"""The search service over real HTTP: judgments come as they are made, and stop with the client."""
+"""The search service over HTTP sends judgments one by one and stops with its client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANOTHER_QUERY = "How do I unpack an archive?"
 
 @contextmanager
 def service(judge_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The application on a port of its own; yields its address."""
+    """Run the application on a port of its own and yield its address."""
     monkeypatch.setenv("RANK1_BASE_URL", judge_url)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -40,7 +40,7 @@ def service(judge_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @contextmanager
 def searching(address: str, query: str = QUERY) -> Iterator[Iterator[dict[str, Any]]]:
-    """A client that reads the events of one search; leaving the block, it hangs up."""
+    """Yield the events of one search; leaving the block disconnects the client."""
     with httpx.stream("GET", f"{address}/search", params={"query": query}, timeout=300) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -52,7 +52,7 @@ def searching(address: str, query: str = QUERY) -> Iterator[Iterator[dict[str, A
 
 
 def search(address: str, query: str) -> list[dict[str, Any]]:
-    """All events of one search."""
+    """Return all events of one search."""
     with searching(address, query) as events:
         return list(events)
 
@@ -62,11 +62,11 @@ def best_passage() -> str:
 
 
 def hold(proxy: TamperingProxy, which: Callable[[str], bool], until: threading.Event) -> None:
-    """Let the judge wait for its answers to some prompts."""
+    """Delay the judge's answers to some prompts."""
 
     def refuse(call: Call) -> Answer | None:
         if call.path == "/tokenize":
-            # Without it, prompts are sent as texts, in which a passage can be recognised.
+            # Without it, prompts are sent as texts, in which a test recognizes a passage.
             return Answer(404, {"detail": "Not Found"})
         if which(str(call.body.get("prompt"))):
             until.wait(timeout=120)
@@ -79,15 +79,17 @@ def test_every_passage_is_judged_and_sent_once(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with service(server_url, monkeypatch) as address:
-        found = search(address, QUERY)
+        events = search(address, QUERY)
     expected = [passage for passage, _ in index().search(QUERY, RETRIEVED)]
-    assert sorted(event["passage"] for event in found) == sorted(one.text for one in expected)
-    assert {event["finish"] for event in found} == {"concluded"}
-    assert {event["score"] >= 0.5 for event in found} == {True, False}
-    assert all(event["reasoning"] for event in found)
+    assert sorted(event["passage"] for event in events) == sorted(
+        passage.text for passage in expected
+    )
+    assert {event["finish_reason"] for event in events} == {"concluded"}
+    assert {event["score"] >= 0.5 for event in events} == {True, False}
+    assert all(event["reasoning"] for event in events)
 
 
-def test_a_judgment_is_sent_while_another_passage_is_still_read(
+def test_a_judgment_is_sent_while_another_passage_is_judged(
     proxy: TamperingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, others_have_come = best_passage(), threading.Event()
@@ -100,23 +102,23 @@ def test_a_judgment_is_sent_while_another_passage_is_still_read(
     assert last["passage"] == first
 
 
-def test_a_client_that_hangs_up_costs_no_more(
+def test_when_a_client_disconnects_its_work_is_cancelled(
     proxy: TamperingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, hung_up = best_passage(), threading.Event()
-    hold(proxy, lambda prompt: QUERY in prompt and first not in prompt, until=hung_up)
+    first, disconnected = best_passage(), threading.Event()
+    hold(proxy, lambda prompt: QUERY in prompt and first not in prompt, until=disconnected)
     with service(proxy.url, monkeypatch) as address:
         with searching(address) as events:
             assert next(events)["passage"] == first
-        # When another client has been served, the service has heard of the end of the first.
+        # After another search the service has noticed that the first client is gone.
         assert len(search(address, ANOTHER_QUERY)) == RETRIEVED
-        hung_up.set()
-        # Meanwhile, thoughts that live on would ask for their verdicts.
+        disconnected.set()
+        # Meanwhile, reasoning that still ran would be followed by requests for verdicts.
         assert len(search(address, ANOTHER_QUERY)) == RETRIEVED
     completions = [call for call in proxy.calls if call.path == "/v1/completions"]
-    asked = [call for call in completions if QUERY in str(call.body["prompt"])]
-    # A thought for each passage, and a verdict for the one that was read.
-    assert len(asked) == RETRIEVED + 1
+    about_query = [call for call in completions if QUERY in str(call.body["prompt"])]
+    # Reasoning about each passage, and a verdict for the one that was received.
+    assert len(about_query) == RETRIEVED + 1
 
 
 def test_a_search_without_a_query_is_refused(

@@ -1,4 +1,4 @@
-"""The agents: the chat model calls the tool by itself, and reads what was kept of its result."""
+"""The agents: the chat model calls the tool by itself and reads the kept passages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def room_for_a_call(chat: ChatProxy, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(agent: Agent) -> tuple[dict[str, Any], ToolMessage, str]:
-    """What the chat model searched for, what the tool gave it, and its answer."""
+    """Return the chat model's search, the tool's message, and the chat model's answer."""
     _, call, result, answer = agent.invoke({"messages": [HumanMessage(QUESTION)]})["messages"]
     assert isinstance(call, AIMessage)
     assert isinstance(result, ToolMessage)
@@ -34,15 +34,16 @@ def ask(agent: Agent) -> tuple[dict[str, Any], ToolMessage, str]:
 
 
 def check(result: ToolMessage, witness: Witness, chat: ChatProxy) -> None:
-    """The tool's message, and so the chat model's prompt, holds the kept passages alone."""
+    """Check that the tool's message and the chat model's prompt hold the kept passages only."""
     kept = witness.relevant()[:3]
     assert len(kept) < len(witness.passages[0]) == 6
     assert [document.page_content for document in result.artifact] == kept
-    _, read = chat.prompts()
-    assert {text for text in witness.passages[0] if text in read} == set(kept)
+    _, prompt = chat.prompts()
+    assert {text for text in witness.passages[0] if text in prompt} == set(kept)
+    assert not any(text in chat.system_prompts() for text in witness.passages[0])
 
 
-def test_a_filtered_tool_gives_what_is_relevant_to_the_agents_query(
+def test_a_filtered_tool_returns_passages_relevant_to_the_agents_query(
     rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     arguments, result, answer = ask(agent_with_filtered_tool(rank1, langchain_chat_model()))
@@ -52,7 +53,7 @@ def test_a_filtered_tool_gives_what_is_relevant_to_the_agents_query(
     assert answer.strip()
 
 
-def test_the_middleware_gives_what_is_relevant_to_the_users_question(
+def test_the_middleware_keeps_passages_relevant_to_the_users_question(
     rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     _, result, answer = ask(agent_with_middleware(rank1, langchain_chat_model()))

@@ -1,4 +1,4 @@
-"""The LangChain chain: the chat model reads what was kept, and nothing else."""
+"""The LangChain chain: the chat model reads the kept passages only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ def test_the_chat_model_reads_the_kept_passages_only(
     kept = witness.relevant()[:3]
     assert 0 < len(kept) < len(witness.passages[0]) == 6
     assert [document.page_content for document in result["documents"]] == kept
-    (read,) = chat.prompts()
-    assert {text for text in witness.passages[0] if text in read} == set(kept)
-    assert QUESTION in read
+    (prompt,) = chat.prompts()
+    assert {text for text in witness.passages[0] if text in prompt} == set(kept)
+    assert not any(text in chat.system_prompts() for text in kept)
+    assert QUESTION in prompt
     assert [result["answer"]] == chat.replies
     assert result["answer"].strip()
 

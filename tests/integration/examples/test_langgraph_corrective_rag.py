@@ -1,4 +1,4 @@
-"""The graph: where nothing is relevant, it searches in other words, twice at most."""
+"""The graph: if nothing is relevant, it rewrites the query, twice at most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.integration.examples.conftest import ChatProxy, Witness
 
 
 def steps(rank1: Rank1, question: str) -> list[tuple[str, dict[str, Any]]]:
-    """The nodes that were run, and what each of them changed."""
+    """Return the nodes that ran, each with its update."""
     graph = corrective_rag(rank1, langchain_chat_model())
     updates = graph.stream({"question": question}, stream_mode="updates")
     return [(node, update) for step in updates for node, update in step.items()]
@@ -24,12 +24,13 @@ def test_a_question_with_relevant_passages_is_answered_at_once(
     assert [node for node, _ in done] == ["retrieve", "grade", "answer"]
     kept = witness.relevant()[:3]
     assert 0 < len(kept) < len(witness.passages[0])
-    (read,) = chat.prompts()
-    assert {text for text in witness.passages[0] if text in read} == set(kept)
+    (prompt,) = chat.prompts()
+    assert {text for text in witness.passages[0] if text in prompt} == set(kept)
+    assert not any(text in chat.system_prompts() for text in kept)
     assert done[-1] == ("answer", {"answer": chat.replies[0]})
 
 
-def test_a_question_without_any_is_put_in_other_words(
+def test_a_question_without_relevant_passages_is_rewritten(
     rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     done = steps(rank1, QUESTION)
@@ -39,10 +40,10 @@ def test_a_question_without_any_is_put_in_other_words(
     assert witness.queries[:2] == [QUESTION, chat.replies[0]]
     assert chat.replies[0] != QUESTION
     if done[-1][0] == "answer":
-        # The user's own question is answered, from what the other words found.
-        read = chat.prompts()[-1]
-        assert QUESTION in read
-        assert {text for text in witness.passages[-1] if text in read} == set(
+        # The user's own question is answered, from the passages of the rewritten one.
+        prompt = chat.prompts()[-1]
+        assert QUESTION in prompt
+        assert {text for text in witness.passages[-1] if text in prompt} == set(
             witness.relevant()[:3]
         )
 

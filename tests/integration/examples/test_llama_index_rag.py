@@ -1,4 +1,4 @@
-"""The LlamaIndex engines: the chat model reads what was kept, and nothing else."""
+"""The LlamaIndex engines: the chat model reads the kept nodes only."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def test_the_query_engine_reads_the_kept_nodes_only(
     kept = witness.relevant()[:3]
     assert 0 < len(kept) < len(witness.passages[0]) == 6
     assert [node.node.get_content() for node in response.source_nodes] == kept
-    (read,) = chat.prompts()
-    assert {text for text in witness.passages[0] if text in read} == set(kept)
-    assert QUESTION in read
-    # The judge's reasons are for whoever reads the traces, not for the chat model.
-    assert "the query asks for" not in read
+    (prompt,) = chat.prompts()
+    assert {text for text in witness.passages[0] if text in prompt} == set(kept)
+    assert not any(text in chat.system_prompts() for text in kept)
+    assert QUESTION in prompt
+    # The judge's reasoning is for traces, not for the chat model.
+    assert "the query asks for" not in prompt
     assert [str(response)] == chat.replies
     assert str(response).strip()
 
 
-def test_the_chat_engine_judges_by_the_question_made_of_the_conversation(
+def test_the_chat_engine_judges_against_the_condensed_question(
     rank1: Rank1, witness: Witness, chat: ChatProxy
 ) -> None:
     engine = chat_engine(rank1, llama_index_chat_model())
@@ -34,8 +35,9 @@ def test_the_chat_engine_judges_by_the_question_made_of_the_conversation(
     assert witness.queries == [CONVERSATION[0]]
     kept = witness.relevant()[:3]
     assert 0 < len(kept) < len(witness.passages[0])
-    (read,) = chat.prompts()
-    assert {text for text in witness.passages[0] if text in read} == set(kept)
+    (prompt,) = chat.prompts()
+    assert {text for text in witness.passages[0] if text in prompt} == set(kept)
+    assert not any(text in chat.system_prompts() for text in kept)
     assert [first] == chat.replies
     assert first.strip()
 
@@ -43,7 +45,8 @@ def test_the_chat_engine_judges_by_the_question_made_of_the_conversation(
     _, condensing, *answering = chat.prompts()
     assert all(text in condensing for text in (CONVERSATION[0], first, CONVERSATION[1]))
     assert witness.queries[1] == chat.replies[1]
-    # With nothing relevant left, LlamaIndex answers without asking the chat model.
+    # Without a relevant node, LlamaIndex answers without the chat model.
     kept = witness.relevant()[:3]
     assert len(answering) == (1 if kept else 0)
-    assert all(text in read for read in answering for text in kept)
+    assert all(text in prompt for prompt in answering for text in kept)
+    assert not any(text in chat.system_prompts() for text in kept)

@@ -1,4 +1,4 @@
-"""Every example runs as a reader would run it, and says what to set where it can't."""
+"""Every example runs from the command line, and names the variables that are not set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TYPED = {
     "llama_index_rag": "",
     "chatbot": "How do I copy a file?\n\n",
 }
-"""The examples that talk to a chat model, and what is typed into each."""
+"""The examples that use a chat model, and the text typed into each."""
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -34,7 +34,7 @@ def test_an_example_shows_the_answer(
 
 
 @pytest.mark.parametrize("name", TYPED)
-def test_without_a_chat_model_an_example_says_what_to_set(
+def test_without_a_chat_model_an_example_names_the_variables_to_set(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CHAT_BASE_URL", raising=False)

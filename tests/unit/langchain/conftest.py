@@ -1,4 +1,4 @@
-"""What the tests of the compressor share: both of its forms, and documents."""
+"""Shared by the tests of the compressor: its sync and async forms, documents, a retriever."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHORT, MIDDLE, LONG = "b" * 8, "c" * 10, "a" * 14
 
 
 class FixedRetriever(BaseRetriever):
-    """Finds the same documents for every query."""
+    """Return the same documents for every query."""
 
     documents: list[Document]
 
@@ -33,7 +33,7 @@ class FixedRetriever(BaseRetriever):
 
 @pytest.fixture(params=["compress_documents", "acompress_documents"])
 def compress(request: pytest.FixtureRequest) -> Compress:
-    """Either form, called with one fixed query; the synchronous one inside a running loop."""
+    """Return either form, with a fixed query; the sync one is called inside a running loop."""
 
     async def compress(compressor: Rank1Compressor, documents: list[Document]) -> list[Document]:
         if request.param == "compress_documents":
@@ -45,7 +45,7 @@ def compress(request: pytest.FixtureRequest) -> Compress:
 
 @pytest.fixture
 def engine() -> ScriptedEngine:
-    """Finds the longer passage better: SHORT has a score of 0.12, MIDDLE 0.5, LONG 0.98."""
+    """Longer passages score higher: SHORT 0.12, MIDDLE 0.5, LONG 0.98."""
     return ScriptedEngine(length_script)
 
 
@@ -55,10 +55,10 @@ def rank1(engine: ScriptedEngine) -> Rank1:
 
 
 def some_documents(*texts: str) -> list[Document]:
-    """A document for each text, named by its place."""
+    """Return a document for each text, with its position in id and source."""
     return [
-        Document(page_content=text, id=f"id-{place}", metadata={"source": f"file-{place}"})
-        for place, text in enumerate(texts)
+        Document(page_content=text, id=f"id-{index}", metadata={"source": f"file-{index}"})
+        for index, text in enumerate(texts)
     ]
 
 
@@ -67,5 +67,11 @@ def texts(documents: list[Document]) -> list[str]:
 
 
 def descendants(run: Run) -> list[str]:
-    """The names of all runs inside a run."""
+    """Return the names of all runs inside a run."""
     return [name for child in run.child_runs for name in (child.name, *descendants(child))]
+
+
+def judged_passages(engine: ScriptedEngine) -> list[str]:
+    """Return the passages of all requests for reasoning."""
+    prompts = [str(request.prompt) for request in engine.requests if request.stop is not None]
+    return [prompt.rpartition("\nPassage: ")[2].partition("\n<think>")[0] for prompt in prompts]

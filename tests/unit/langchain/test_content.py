@@ -1,4 +1,4 @@
-"""A tool's content is taken apart where that is certain, and nowhere else."""
+"""A tool's content is split if that is certain, and not otherwise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rank1_integrations.langchain.content import pieces
+from rank1_integrations.langchain.content import split_content
 
 SEPARATORS = st.sampled_from(["\n\n", "\n---\n", "; "])
 
@@ -17,11 +17,11 @@ SEPARATORS = st.sampled_from(["\n\n", "\n---\n", "; "])
     behind=st.text("xy:[] "),
     separator=SEPARATORS,
 )
-def test_what_was_joined_is_taken_apart(
+def test_joined_texts_are_split_again(
     texts: list[str], before: str, behind: str, separator: str
 ) -> None:
     written = [f"{before}{text}{behind}" for text in texts]
-    assert pieces(separator.join(written), texts, separator=separator) in (written, None)
+    assert split_content(separator.join(written), texts, separator=separator) in (written, None)
 
 
 @given(
@@ -29,19 +29,19 @@ def test_what_was_joined_is_taken_apart(
     before=st.text("xy:[] "),
     separator=SEPARATORS,
 )
-def test_texts_without_the_separator_are_always_taken_apart(
+def test_texts_without_the_separator_are_always_split(
     texts: list[str], before: str, separator: str
 ) -> None:
     written = [before + text for text in texts]
-    assert pieces(separator.join(written), texts, separator=separator) == written
+    assert split_content(separator.join(written), texts, separator=separator) == written
 
 
 @given(content=st.text("ab\n"), texts=st.lists(st.text("ab\n"), min_size=1, max_size=4))
 def test_pieces_joined_are_the_content(content: str, texts: list[str]) -> None:
-    found = pieces(content, texts, separator="\n\n")
-    if found is not None:
-        assert "\n\n".join(found) == content
-        assert all(text in piece for text, piece in zip(texts, found, strict=True))
+    pieces = split_content(content, texts, separator="\n\n")
+    if pieces is not None:
+        assert "\n\n".join(pieces) == content
+        assert all(text in piece for text, piece in zip(texts, pieces, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -55,10 +55,10 @@ def test_pieces_joined_are_the_content(content: str, texts: list[str]) -> None:
         ("a\n\nb\n\nThat is all.", ["a", "b"]),
     ],
 )
-def test_what_is_not_certain_is_not_taken_apart(content: str, texts: list[str]) -> None:
-    assert pieces(content, texts, separator="\n\n") is None
+def test_ambiguous_content_is_not_split(content: str, texts: list[str]) -> None:
+    assert split_content(content, texts, separator="\n\n") is None
 
 
 def test_a_text_may_hold_the_separator() -> None:
     texts = ["one\n\ntwo", "three"]
-    assert pieces("one\n\ntwo\n\nthree", texts, separator="\n\n") == texts
+    assert split_content("one\n\ntwo\n\nthree", texts, separator="\n\n") == texts

@@ -30,34 +30,36 @@ async def test_a_text_or_a_document_is_judged(form: str, text: Any, rank1: Rank1
 
 
 @FORMS
-@pytest.mark.parametrize("cut", [{"score_threshold": 0.9}, {"score_threshold": 0.0}, {"top_n": 1}])
-async def test_the_verdict_is_the_models_whatever_the_compressor_keeps(
-    form: str, cut: dict[str, Any], rank1: Rank1
+@pytest.mark.parametrize(
+    "selection", [{"score_threshold": 0.9}, {"score_threshold": 0.0}, {"top_n": 1}]
+)
+async def test_the_selection_does_not_change_the_verdict(
+    form: str, selection: dict[str, Any], rank1: Rank1
 ) -> None:
-    compressor = Rank1Compressor(rank1=rank1, **cut)
+    compressor = Rank1Compressor(rank1=rank1, **selection)
     assert (await grade(form, compressor, SHORT)).relevant is False
     assert (await grade(form, compressor, f"{MIDDLE}!")).relevant is True
 
 
 @FORMS
-@pytest.mark.parametrize(("text", "place"), [(LONG, "documents"), (SHORT, "dropped")])
-async def test_its_run_shows_the_verdict(form: str, text: str, place: str, rank1: Rank1) -> None:
+@pytest.mark.parametrize(("text", "output"), [(LONG, "documents"), (SHORT, "dropped")])
+async def test_its_run_shows_the_verdict(form: str, text: str, output: str, rank1: Rank1) -> None:
     compressor, runs = Rank1Compressor(rank1=rank1), RunCollectorCallbackHandler()
     step = RunnableLambda(partial(grade, form, compressor))
     await step.ainvoke(text, {"callbacks": [runs]})
     (run,) = runs.traced_runs[0].child_runs
     assert [len((run.outputs or {})[name]) for name in ("documents", "dropped")] == [
-        place == "documents",
-        place == "dropped",
+        output == "documents",
+        output == "dropped",
     ]
 
 
 @FORMS
 @pytest.mark.parametrize("on_error", ["keep", "drop"])
-async def test_what_could_not_be_judged_has_no_verdict(form: str, on_error: str) -> None:
+async def test_a_failed_text_has_no_verdict(form: str, on_error: Any) -> None:
     rank1 = Rank1(ScriptedEngine(length_script), on_error=on_error)
     judgment = await grade(form, Rank1Compressor(rank1=rank1), "fail")
-    assert (judgment.relevant, judgment.finish) == (None, "failed")
+    assert (judgment.relevant, judgment.finish_reason) == (None, "failed")
 
 
 @FORMS
@@ -67,7 +69,7 @@ async def test_a_failure_is_an_error(form: str, rank1: Rank1) -> None:
 
 
 @FORMS
-async def test_it_is_a_run_of_the_step_that_asked(form: str, rank1: Rank1) -> None:
+async def test_its_run_belongs_to_the_calling_step(form: str, rank1: Rank1) -> None:
     compressor, runs = Rank1Compressor(rank1=rank1), RunCollectorCallbackHandler()
 
     async def grader(text: str) -> bool | None:

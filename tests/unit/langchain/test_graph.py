@@ -1,4 +1,4 @@
-"""Corrective RAG: what is left in a graph's state, and where the graph goes from there."""
+"""Corrective RAG: the documents left in a graph's state, and the next node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from rank1_integrations import ConfigurationError, Rank1
-from rank1_integrations.langchain import Rank1Compressor, grade_documents, if_any_left
+from rank1_integrations.langchain import Rank1Compressor, grade_documents, route_by_documents
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,
@@ -48,6 +48,13 @@ class DataclassState:
     rewritten: bool = False
 
 
+@dataclass(slots=True)
+class SlotsState:
+    question: str
+    documents: list[Document] = field(default_factory=list)
+    rewritten: bool = False
+
+
 class ModelState(BaseModel):
     question: str
     documents: list[Document] = []
@@ -61,7 +68,7 @@ def compressor(rank1: Rank1) -> Rank1Compressor:
 
 
 @FORMS
-@pytest.mark.parametrize("schema", [DictState, DataclassState, ModelState])
+@pytest.mark.parametrize("schema", [DictState, DataclassState, SlotsState, ModelState])
 async def test_the_relevant_documents_stay_best_first(
     form: str, schema: type[Any], compressor: Rank1Compressor
 ) -> None:
@@ -72,9 +79,9 @@ async def test_the_relevant_documents_stay_best_first(
 
 
 @FORMS
-@pytest.mark.parametrize("schema", [DictState, DataclassState, ModelState])
+@pytest.mark.parametrize("schema", [DictState, DataclassState, SlotsState, ModelState])
 @pytest.mark.parametrize("found", [some_documents(SHORT), []])
-async def test_with_none_left_the_graph_goes_the_other_way(
+async def test_without_documents_the_graph_takes_the_other_edge(
     form: str, schema: type[Any], found: list[Document], compressor: Rank1Compressor
 ) -> None:
     state = await run(form, corrective(compressor, schema), documents=found)
@@ -91,13 +98,15 @@ async def test_keys_may_have_other_names(compressor: Rank1Compressor) -> None:
     graph.add_node("grade", grade_documents(compressor, question="query", documents="context"))
     graph.add_node("rewrite", lambda state: {"rewritten": True})
     graph.add_edge(START, "grade")
-    graph.add_conditional_edges("grade", if_any_left(END, otherwise="rewrite", documents="context"))
+    graph.add_conditional_edges(
+        "grade", route_by_documents(END, otherwise="rewrite", documents="context")
+    )
     state = await graph.compile().ainvoke({"query": QUERY, "context": FOUND})
     assert texts(state["context"]) == [LONG, MIDDLE]
     assert "rewritten" not in state
 
 
-async def test_the_question_may_be_found_by_a_function(compressor: Rank1Compressor) -> None:
+async def test_the_question_may_come_from_a_function(compressor: Rank1Compressor) -> None:
     class State(TypedDict):
         messages: list[AnyMessage]
         documents: list[Document]
@@ -108,7 +117,7 @@ async def test_the_question_may_be_found_by_a_function(compressor: Rank1Compress
     assert texts(state["documents"]) == [LONG, MIDDLE]
 
 
-async def test_behind_a_reducer_that_adds_the_kept_go_to_a_key_of_their_own(
+async def test_with_a_reducer_that_adds_the_kept_documents_go_to_another_key(
     compressor: Rank1Compressor,
 ) -> None:
     class State(TypedDict):
@@ -124,12 +133,20 @@ async def test_behind_a_reducer_that_adds_the_kept_go_to_a_key_of_their_own(
 
 
 @FORMS
-async def test_a_key_that_is_not_there_is_an_error_that_says_what_to_do(
-    form: str, compressor: Rank1Compressor
+@pytest.mark.parametrize("schema", [DictState, DataclassState, SlotsState, ModelState])
+async def test_a_missing_key_is_an_error_that_names_the_keys(
+    form: str, schema: type[Any], compressor: Rank1Compressor
 ) -> None:
-    graph = corrective(compressor, DictState)
-    with pytest.raises(ConfigurationError, match=r"no 'documents' \(it has \['question'\]\)"):
-        await run(form, graph)
+    graph = StateGraph(schema)
+    graph.add_node("grade", grade_documents(compressor, question="query", documents="context"))
+    graph.add_edge(START, "grade")
+    with pytest.raises(ConfigurationError, match=r"no 'query' \(it has \[.*'question'.*\]\)"):
+        await run(form, graph.compile(), documents=FOUND)
+
+
+async def test_a_text_instead_of_documents_is_refused(compressor: Rank1Compressor) -> None:
+    with pytest.raises(ConfigurationError, match="documents must be a list"):
+        await grade_documents(compressor).ainvoke({"question": QUERY, "documents": LONG})
 
 
 async def test_the_state_survives_a_strict_checkpoint(compressor: Rank1Compressor) -> None:
@@ -143,7 +160,7 @@ async def test_the_state_survives_a_strict_checkpoint(compressor: Rank1Compresso
         assert_plain(document.metadata)
 
 
-def test_the_graph_is_drawn_with_both_ways(compressor: Rank1Compressor) -> None:
+def test_the_graph_is_drawn_with_both_edges(compressor: Rank1Compressor) -> None:
     edges = corrective(compressor, DictState).get_graph().edges
     assert {edge.target for edge in edges if edge.source == "grade"} == {"generate", "rewrite"}
 
@@ -168,7 +185,7 @@ def corrective(
     graph.add_node("generate", lambda state: {})
     graph.add_node("rewrite", lambda state: {"rewritten": True})
     graph.add_edge(START, "grade")
-    graph.add_conditional_edges("grade", if_any_left("generate", otherwise="rewrite"))
+    graph.add_conditional_edges("grade", route_by_documents("generate", otherwise="rewrite"))
     return graph.compile(**compiled)
 
 
@@ -178,7 +195,7 @@ async def run(
     config: RunnableConfig | None = None,
     **state: Any,
 ) -> dict[str, Any]:
-    given = {"question": QUERY, **state}
+    inputs = {"question": QUERY, **state}
     if form == "invoke":
-        return graph.invoke(given, config)
-    return await graph.ainvoke(given, config)
+        return graph.invoke(inputs, config)
+    return await graph.ainvoke(inputs, config)

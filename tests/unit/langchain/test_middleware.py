@@ -1,7 +1,7 @@
-"""What an agent's chat model reads when Rank1 filters the results of its tools.
+"""The tool messages that an agent's chat model reads if Rank1 filters them.
 
-The agent is LangChain's own. Its chat model is a small program (`tests/searching_model.py`), and
-the engine one that forces exact scores.
+The agent is LangChain's own. Its chat model is a small program
+(`tests/support/searching_model.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware
 from langchain.agents.middleware.types import ToolCallRequest
 from langchain.tools import ToolRuntime
+from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.documents import Document
 from langchain_core.load import dumpd
 from langchain_core.messages import HumanMessage, ToolMessage
@@ -25,10 +27,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command
 
-from rank1_integrations import ConfigurationError, EngineError, Rank1
+from rank1_integrations import ConfigurationError, EngineError, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.langchain.middleware import Rank1FilterMiddleware
-from rank1_integrations.testing import ScriptedEngine
+from rank1_integrations.testing import ScriptedEngine, length_script
 from tests.support.searching_model import SearchingModel
 from tests.unit.langchain.conftest import (
     LONG,
@@ -43,6 +45,7 @@ from tests.unit.langchain.conftest import (
 
 FORMS = pytest.mark.parametrize("form", ["invoke", "ainvoke"])
 FOUND = some_documents(SHORT, MIDDLE, LONG)
+ABSENT = object()
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def good(rank1: Rank1) -> Rank1FilterMiddleware:
 
 
 @FORMS
-async def test_the_model_reads_what_is_relevant_best_first(
+async def test_the_model_reads_the_relevant_passages_best_first(
     form: str, good: Rank1FilterMiddleware
 ) -> None:
     message, answer = await ask(form, search(), good)
@@ -61,9 +64,7 @@ async def test_the_model_reads_what_is_relevant_best_first(
 
 
 @FORMS
-async def test_the_artifact_says_what_was_decided_and_why(
-    form: str, good: Rank1FilterMiddleware
-) -> None:
+async def test_the_artifact_carries_the_judgments(form: str, good: Rank1FilterMiddleware) -> None:
     message, _ = await ask(form, search(), good)
     assert texts(message.artifact) == [LONG, MIDDLE]
     assert [document.id for document in message.artifact] == ["id-2", "id-1"]
@@ -83,7 +84,9 @@ async def test_the_rest_of_the_message_stays(form: str, good: Rank1FilterMiddlew
 
 
 @FORMS
-async def test_what_the_tool_found_is_left_alone(form: str, good: Rank1FilterMiddleware) -> None:
+async def test_the_tools_own_documents_are_not_changed(
+    form: str, good: Rank1FilterMiddleware
+) -> None:
     before = [document.model_copy(deep=True) for document in FOUND]
     await ask(form, search(), good)
     assert before == FOUND
@@ -128,7 +131,7 @@ async def test_a_tool_of_ones_own_keeps_its_format(good: Rank1FilterMiddleware) 
     )
 
 
-async def test_where_the_format_can_not_be_told_the_texts_are_written(
+async def test_if_the_content_can_not_be_split_the_texts_alone_are_kept(
     good: Rank1FilterMiddleware,
 ) -> None:
     @tool(response_format="content_and_artifact")
@@ -140,13 +143,21 @@ async def test_where_the_format_can_not_be_told_the_texts_are_written(
     assert message.content == f"{LONG}\n\n{MIDDLE}"
 
 
-async def test_a_prompt_writes_the_judgment_too(rank1: Rank1) -> None:
+async def test_a_prompt_can_show_the_judgment(rank1: Rank1) -> None:
     filtering = Rank1FilterMiddleware(
         Rank1Compressor(rank1=rank1, top_n=1),
         document_prompt=PromptTemplate.from_template("{page_content} ({relevance_score:.2f})"),
     )
     message, _ = await ask("ainvoke", search(), filtering)
     assert message.content == f"{LONG} (0.98)"
+
+
+async def test_a_prompt_survives_unscored_documents_and_missing_values() -> None:
+    compressor = Rank1Compressor(rank1=Rank1(ScriptedEngine(length_script), on_error="keep"))
+    prompt = PromptTemplate.from_template("{title:>5} {relevance_score:.2f} {page_content}")
+    filtering = Rank1FilterMiddleware(compressor, document_prompt=prompt)
+    message, _ = await ask("ainvoke", search(some_documents("fail", LONG)), filtering)
+    assert message.content == f"n/a 0.98 {LONG}\n\nn/a n/a fail"
 
 
 async def test_in_a_list_of_blocks_the_text_is_replaced_and_the_rest_stays(
@@ -208,7 +219,7 @@ async def test_the_result_survives_a_strict_checkpoint_and_is_filtered_again(
             state = agent.invoke(question, config)
         else:
             state = await agent.ainvoke(question, config)
-    first, second = (one for one in state["messages"] if isinstance(one, ToolMessage))
+    first, second = (message for message in state["messages"] if isinstance(message, ToolMessage))
     assert first.content == second.content == f"{LONG}\n\n{MIDDLE}"
     # This is what the reload makes of documents.
     assert [type(document) for document in first.artifact] == [dict, dict]
@@ -240,9 +251,9 @@ async def test_everything_else_passes_unchanged(
         """Find nothing."""
         return "nothing found", []
 
-    for one in (add, plot, mix, miss, search(response_format="content")):
-        plain, _ = await ask(form, one)
-        message, _ = await ask(form, one, good)
+    for other in (add, plot, mix, miss, search(response_format="content")):
+        plain, _ = await ask(form, other)
+        message, _ = await ask(form, other, good)
         assert message.model_dump(exclude={"id"}) == plain.model_dump(exclude={"id"})
     assert engine.requests == []
 
@@ -301,7 +312,7 @@ def test_names_of_tools_are_a_list(rank1: Rank1) -> None:
 
 
 @FORMS
-async def test_documents_are_judged_against_the_argument_that_is_named(
+async def test_documents_are_judged_against_the_named_argument(
     form: str, rank1: Rank1, engine: ScriptedEngine
 ) -> None:
     @tool(response_format="content_and_artifact")
@@ -311,12 +322,12 @@ async def test_documents_are_judged_against_the_argument_that_is_named(
 
     compressor = Rank1Compressor(rank1=rank1)
     filtering = Rank1FilterMiddleware(compressor, query="topic")
-    await ask(form, look_up, filtering, model=SearchingModel(argument="topic"))
-    assert asked(engine) == {QUERY}
+    await ask(form, look_up, filtering, model=SearchingModel(arguments={"topic": QUERY}))
+    assert judged_queries(engine) == {QUERY}
 
 
 @FORMS
-async def test_documents_are_judged_against_what_a_function_says(
+async def test_documents_are_judged_against_the_query_that_a_function_returns(
     form: str, rank1: Rank1, engine: ScriptedEngine
 ) -> None:
     filtering = Rank1FilterMiddleware(
@@ -324,11 +335,58 @@ async def test_documents_are_judged_against_what_a_function_says(
         query=lambda request: f"user: {request.state['messages'][0].text}",
     )
     await ask(form, search(), filtering)
-    assert asked(engine) == {f"user: {QUERY}"}
+    assert judged_queries(engine) == {f"user: {QUERY}"}
 
 
 @FORMS
-async def test_a_missing_query_is_an_error_that_says_what_to_do(
+@pytest.mark.parametrize("query", ["", "  ", None, ["a", "b"], 7, ABSENT])
+async def test_without_a_usable_query_the_model_is_asked_for_one(
+    form: str, query: Any, good: Rank1FilterMiddleware, engine: ScriptedEngine
+) -> None:
+    @tool(response_format="content_and_artifact")
+    def look_up(query: Any = None) -> tuple[str, list[Document]]:
+        """Return passages, whatever the query."""
+        return "\n\n".join(texts(FOUND)), FOUND
+
+    arguments = {} if query is ABSENT else {"query": query}
+    message, answer = await ask(form, look_up, good, model=SearchingModel(arguments=arguments))
+    assert (message.status, message.artifact) == ("error", [])
+    assert message.content == (
+        "There is no query to judge the documents against. "
+        "Call look_up again with a text as 'query'."
+    )
+    assert answer == f"I have read: {message.content}"
+    assert engine.requests == []
+
+
+@FORMS
+@pytest.mark.parametrize("query", ["", None])
+async def test_without_a_question_from_the_user_the_model_is_told_to_ask(
+    form: str, query: Any, rank1: Rank1
+) -> None:
+    filtering = Rank1FilterMiddleware(Rank1Compressor(rank1=rank1), query=lambda request: query)
+    message, _ = await ask(form, search(), filtering)
+    assert message.status == "error"
+    assert "Ask the user for a question." in message.content
+
+
+@FORMS
+async def test_a_filtered_tools_errors_reach_the_model_through_langchains_retry_middleware(
+    form: str, rank1: Rank1
+) -> None:
+    """An empty query raises inside the tool, where no middleware of this package is."""
+    retriever = ContextualCompressionRetriever(
+        base_compressor=Rank1Compressor(rank1=rank1), base_retriever=FixedRetriever(documents=FOUND)
+    )
+    filtered = create_retriever_tool(retriever, "search", "Search the manual.")
+    retry = ToolRetryMiddleware(max_retries=0, retry_on=(Rank1Error,))
+    message, _ = await ask(form, filtered, retry, model=SearchingModel(arguments={"query": ""}))
+    assert message.status == "error"
+    assert "the query is empty" in message.content
+
+
+@FORMS
+async def test_an_argument_that_the_tool_does_not_have_is_a_configuration_error(
     form: str, good: Rank1FilterMiddleware
 ) -> None:
     @tool(response_format="content_and_artifact")
@@ -337,13 +395,11 @@ async def test_a_missing_query_is_an_error_that_says_what_to_do(
         return "\n\n".join(texts(FOUND)), FOUND
 
     with pytest.raises(ConfigurationError, match=r"no argument 'query'.*\['topic'\].*query="):
-        await ask(form, look_up, good, model=SearchingModel(argument="topic"))
+        await ask(form, look_up, good, model=SearchingModel(arguments={"topic": QUERY}))
 
 
 @FORMS
-async def test_an_engine_that_fails_is_not_taken_for_relevance(
-    form: str, good: Rank1FilterMiddleware
-) -> None:
+async def test_an_engine_that_fails_is_an_error(form: str, good: Rank1FilterMiddleware) -> None:
     with pytest.raises(EngineError, match="the script says so"):
         await ask(form, search([Document(page_content="fail")]), good)
 
@@ -379,7 +435,7 @@ except MissingExtraError as error:
 
 
 def search(documents: list[Document] = FOUND, **settings: Any) -> BaseTool:
-    """LangChain's own retriever tool."""
+    """Return LangChain's own retriever tool."""
     return create_retriever_tool(
         FixedRetriever(documents=documents),
         "search",
@@ -391,22 +447,22 @@ def search(documents: list[Document] = FOUND, **settings: Any) -> BaseTool:
 async def ask(
     form: str,
     tool: BaseTool,
-    *middleware: Rank1FilterMiddleware,
+    *middleware: AgentMiddleware,
     model: SearchingModel | None = None,
     config: RunnableConfig | None = None,
 ) -> tuple[ToolMessage, str]:
-    """The tool's message as the model reads it, and the model's answer."""
+    """Return the tool's message as the model reads it, and the model's answer."""
     agent = create_agent(model or SearchingModel(), tools=[tool], middleware=middleware)
     question: Any = {"messages": [HumanMessage(QUERY)]}
     if form == "invoke":
         state = agent.invoke(question, config)
     else:
         state = await agent.ainvoke(question, config)
-    (message,) = (one for one in state["messages"] if isinstance(one, ToolMessage))
+    (message,) = (message for message in state["messages"] if isinstance(message, ToolMessage))
     return message, state["messages"][-1].text
 
 
-def asked(engine: ScriptedEngine) -> set[str]:
-    """The queries that passages were judged against."""
+def judged_queries(engine: ScriptedEngine) -> set[str]:
+    """Return the queries that passages were judged against."""
     prompts = [str(request.prompt) for request in engine.requests]
     return {prompt.partition("\nQuery: ")[2].partition("\nPassage: ")[0] for prompt in prompts}

@@ -10,7 +10,6 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
-from pydantic import SecretStr
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
@@ -31,7 +30,7 @@ FOUND = some_documents(SHORT, MIDDLE, LONG)
 
 
 @FORMS
-async def test_behind_a_retriever_it_keeps_what_is_relevant(form: str, rank1: Rank1) -> None:
+async def test_behind_a_retriever_it_keeps_the_relevant_documents(form: str, rank1: Rank1) -> None:
     step = Rank1Compressor(rank1=rank1, score_threshold=0.5).as_runnable()
     retriever = FixedRetriever(documents=FOUND)
     chain = {"query": RunnablePassthrough(), "documents": retriever} | step
@@ -58,7 +57,7 @@ async def test_a_failed_step_is_tried_again(form: str) -> None:
 
 @FORMS
 async def test_a_failed_step_falls_back(form: str, rank1: Rank1) -> None:
-    unfiltered = RunnableLambda(lambda asked: asked["documents"])
+    unfiltered = RunnableLambda(lambda inputs: inputs["documents"])
     step = Rank1Compressor(rank1=rank1).as_runnable().with_fallbacks([unfiltered])
     documents = some_documents("fail", LONG)
     assert await run(form, step, {"query": QUERY, "documents": documents}) == documents
@@ -85,12 +84,12 @@ async def test_questions_may_come_in_a_batch(rank1: Rank1) -> None:
         {"query": QUERY, "documents": some_documents(text)} for text in (SHORT, LONG)
     ]
     for kept in (step.batch(questions), await step.abatch(questions)):
-        assert [texts(one) for one in kept] == [[SHORT], [LONG]]
+        assert [texts(documents) for documents in kept] == [[SHORT], [LONG]]
 
 
 @FORMS
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("inputs", "description"),
     [
         ({"question": QUERY, "documents": FOUND}, r"\['documents', 'question'\]"),
         ({"query": QUERY}, r"\['query'\]"),
@@ -98,15 +97,15 @@ async def test_questions_may_come_in_a_batch(rank1: Rank1) -> None:
     ],
 )
 async def test_another_input_is_an_error_that_says_what_to_do(
-    form: str, given: Any, found: str, rank1: Rank1
+    form: str, inputs: Any, description: str, rank1: Rank1
 ) -> None:
     step = Rank1Compressor(rank1=rank1).as_runnable()
-    with pytest.raises(ConfigurationError, match=f"'query' and 'documents'.*it got {found}"):
-        await run(form, step, given)
+    with pytest.raises(ConfigurationError, match=f"'query' and 'documents'.*it got {description}"):
+        await run(form, step, inputs)
 
 
 def test_a_step_made_from_settings_is_pickled_without_the_key() -> None:
-    compressor = Rank1Compressor(base_url="http://localhost:8000/v1", api_key=SecretStr("s3cret"))
+    compressor = Rank1Compressor(base_url="http://localhost:8000/v1", api_key="s3cret")
     pickled = pickle.dumps(compressor.as_runnable())
     assert b"s3cret" not in pickled
     assert pickle.loads(pickled).get_name() == "Rank1Compressor"
@@ -115,9 +114,9 @@ def test_a_step_made_from_settings_is_pickled_without_the_key() -> None:
 async def run(
     form: str,
     chain: Runnable[Any, list[Document]],
-    given: Any,
+    inputs: Any,
     config: RunnableConfig | None = None,
 ) -> list[Document]:
     if form == "invoke":
-        return chain.invoke(given, config)
-    return await chain.ainvoke(given, config)
+        return chain.invoke(inputs, config)
+    return await chain.ainvoke(inputs, config)

@@ -1,8 +1,9 @@
-"""What callbacks, `astream_events` and LangSmith see of a rerank."""
+"""A rerank in callbacks, `astream_events` and LangSmith."""
 
 from __future__ import annotations
 
 import contextvars
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ async def test_a_rerank_is_one_run(form: str, rank1: Rank1) -> None:
 
 
 @FORMS
-async def test_the_run_shows_what_was_kept_and_what_was_dropped_and_why(
+async def test_the_run_shows_kept_and_dropped_documents_with_their_judgments(
     form: str, rank1: Rank1
 ) -> None:
     runs = RunCollectorCallbackHandler()
@@ -50,8 +51,7 @@ async def test_the_run_shows_what_was_kept_and_what_was_dropped_and_why(
     assert run.inputs == {
         "query": QUERY,
         "documents": documents,
-        "top_n": 1,
-        "score_threshold": 0.3,
+        "selection": {"top_n": 1, "score_threshold": 0.3},
     }
     outputs = run.outputs or {}
     assert outputs["documents"] == kept
@@ -61,31 +61,29 @@ async def test_the_run_shows_what_was_kept_and_what_was_dropped_and_why(
 
 
 @FORMS
-async def test_the_run_shows_the_tokens_spent_on_all(form: str, rank1: Rank1) -> None:
-    runs = RunCollectorCallbackHandler()
+async def test_the_run_shows_the_querys_usage(form: str, engine: ScriptedEngine) -> None:
+    runs, rank1 = RunCollectorCallbackHandler(), Rank1(engine)
     compressor = Rank1Compressor(rank1=rank1, top_n=1)
     await compress(form, compressor, some_documents(SHORT, MIDDLE, LONG), runs)
-    judgments = rank1.judge(QUERY, [SHORT, MIDDLE, LONG])
-    assert (runs.traced_runs[0].outputs or {})["tokens"] == {
-        "prompt_tokens": sum(judgment.prompt_tokens for judgment in judgments),
-        "cached_tokens": 0,
-        "reasoning_tokens": sum(judgment.reasoning_tokens for judgment in judgments),
-    }
+    usage = (runs.traced_runs[0].outputs or {})["usage"]
+    assert usage == asdict(rank1.usage)
+    assert usage["judgments"] == 3
+    assert usage["prompt_tokens"] > usage["reasoning_tokens"] > 0
 
 
 @FORMS
-async def test_what_was_remembered_cost_no_tokens(form: str, engine: ScriptedEngine) -> None:
+async def test_a_cached_judgment_costs_no_tokens(form: str, engine: ScriptedEngine) -> None:
     runs = RunCollectorCallbackHandler()
     compressor = Rank1Compressor(rank1=Rank1(engine, cache={}))
     for _ in range(2):
         await compress(form, compressor, some_documents(LONG), runs)
-    first, second = ((run.outputs or {})["tokens"] for run in runs.traced_runs)
+    first, second = ((run.outputs or {})["usage"] for run in runs.traced_runs)
     assert first["prompt_tokens"] > 0
-    assert second == {"prompt_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    assert second == {**dict.fromkeys(second, 0), "judgments": 1, "cache_hits": 1}
 
 
 @FORMS
-async def test_the_run_shows_what_could_not_be_judged(form: str) -> None:
+async def test_the_run_shows_failed_documents(form: str) -> None:
     runs = RunCollectorCallbackHandler()
     rank1 = Rank1(ScriptedEngine(length_script), on_error="drop")
     await compress(form, Rank1Compressor(rank1=rank1), some_documents("fail", LONG), runs)
@@ -149,7 +147,7 @@ async def test_streamed_events_show_the_run_inside_the_retrievers(rank1: Rank1) 
 
 
 @FORMS
-async def test_nothing_to_judge_makes_no_run(form: str, rank1: Rank1) -> None:
+async def test_an_empty_list_makes_no_run(form: str, rank1: Rank1) -> None:
     runs = RunCollectorCallbackHandler()
     await compress(form, Rank1Compressor(rank1=rank1), [], runs)
     assert runs.traced_runs == []

@@ -1,4 +1,4 @@
-"""What the tests of the postprocessor share: both of its forms, and nodes."""
+"""Shared by the tests of the postprocessor: its sync and async forms, and nodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHORT, MIDDLE, LONG = "b" * 8, "c" * 10, "a" * 14
 
 @pytest.fixture(params=["postprocess_nodes", "apostprocess_nodes"])
 def rerank(request: pytest.FixtureRequest) -> Rerank:
-    """Either form, called with one fixed query; the synchronous one inside a running loop."""
+    """Return either form, with a fixed query; the sync one is called inside a running loop."""
 
     async def rerank(
         postprocessor: Rank1Postprocessor, nodes: list[NodeWithScore]
@@ -33,7 +33,7 @@ def rerank(request: pytest.FixtureRequest) -> Rerank:
 
 @pytest.fixture
 def engine() -> ScriptedEngine:
-    """Finds the longer passage better: SHORT has a score of 0.12, MIDDLE 0.5, LONG 0.98."""
+    """Longer passages score higher: SHORT 0.12, MIDDLE 0.5, LONG 0.98."""
     return ScriptedEngine(length_script)
 
 
@@ -43,10 +43,10 @@ def rank1(engine: ScriptedEngine) -> Rank1:
 
 
 def some_nodes(*texts: str) -> list[NodeWithScore]:
-    """A node for each text, named by its place, as a retriever finds them: best first."""
+    """Return a node for each text, with its position in the id, and falling scores."""
     return [
-        NodeWithScore(node=TextNode(text=text, id_=f"id-{place}"), score=1 - place / 100)
-        for place, text in enumerate(texts)
+        NodeWithScore(node=TextNode(text=text, id_=f"id-{index}"), score=1 - index / 100)
+        for index, text in enumerate(texts)
     ]
 
 
@@ -55,6 +55,6 @@ def texts(nodes: list[NodeWithScore]) -> list[str]:
 
 
 def judged_texts(engine: ScriptedEngine) -> list[str]:
-    """What the engine was asked to judge, once for each thought it was asked for."""
-    prompts = [request.prompt for request in engine.requests if request.stop is not None]
-    return [str(p).rpartition("\nPassage: ")[2].partition("\n<think>")[0] for p in prompts]
+    """Return the passages of all requests for reasoning."""
+    prompts = [str(request.prompt) for request in engine.requests if request.stop is not None]
+    return [prompt.rpartition("\nPassage: ")[2].partition("\n<think>")[0] for prompt in prompts]

@@ -1,4 +1,4 @@
-"""What OpenInference exports of LlamaIndex, as Phoenix and other OpenTelemetry tools get it."""
+"""The spans that OpenInference exports of LlamaIndex, as Phoenix and others receive them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ class Exported(InMemorySpanExporter):
         ]
 
     def parent_of(self, span: ReadableSpan) -> ReadableSpan:
-        """Raises ValueError if it has none."""
+        """Return the parent of a span.
+
+        Raises:
+            ValueError: The span has none.
+        """
         ids = [span.context.span_id for span in self.get_finished_spans() if span.context]
         return self.get_finished_spans()[ids.index(span.parent.span_id if span.parent else 0)]
 
@@ -47,14 +51,14 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 
 def documents(span: ReadableSpan, which: str) -> list[dict[str, Any]]:
-    """The "input" or "output" documents of a reranker span: id, content, score, metadata."""
-    found: dict[int, dict[str, Any]] = {}
+    """Return the "input" or "output" documents of a reranker span: id, content, score, metadata."""
+    by_index: dict[int, dict[str, Any]] = {}
     for name, value in attributes(span).items():
         if name.startswith(f"reranker.{which}_documents."):
-            place, _, key = name.removeprefix(f"reranker.{which}_documents.").partition(
+            index, _, key = name.removeprefix(f"reranker.{which}_documents.").partition(
                 ".document."
             )
-            found.setdefault(int(place), {})[key] = (
+            by_index.setdefault(int(index), {})[key] = (
                 json.loads(value) if key == "metadata" else value
             )
-    return [found[place] for place in sorted(found)]
+    return [by_index[index] for index in sorted(by_index)]

@@ -1,4 +1,4 @@
-"""What LlamaIndex's instrumentation tells of a call."""
+"""Record the spans and events of LlamaIndex's instrumentation."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Recording(BaseEventHandler):
         return [event for event in self.events if event.class_name().startswith("ReRank")]
 
     def rerank_spans(self) -> list[SimpleSpan]:
-        """The finished ones, then those that ended in an error."""
+        """Return the finished ones, then those that ended in an error."""
         spans = [*self.spans.completed_spans, *self.spans.dropped_spans]
         return [span for span in spans if span.id_.startswith("Rank1Postprocessor")]
 
 
 @contextmanager
 def recorded() -> Iterator[Recording]:
-    """Record everything within the block, whoever does it."""
+    """Record all spans and events within the block."""
     root, spans = get_dispatcher(), SimpleSpanHandler()
     recording = Recording(spans=spans)
     root.add_event_handler(recording)

@@ -64,7 +64,7 @@ async def test_on_judgments_is_called_inside_the_span_and_can_add_the_dropped(
     assert len(documents(span, "output")) == 1
 
 
-async def test_a_rerank_of_nothing_is_a_reranker_span_too(rerank: Rerank, rank1: Rank1) -> None:
+async def test_an_empty_rerank_is_a_reranker_span_too(rerank: Rerank, rank1: Rank1) -> None:
     with exported() as spans:
         await rerank(Rank1Postprocessor(rank1=rank1, top_n=3), [])
     (span,) = spans.rerankers()
@@ -73,7 +73,7 @@ async def test_a_rerank_of_nothing_is_a_reranker_span_too(rerank: Rerank, rank1:
 
 
 @pytest.mark.parametrize("score", [np.float32(0.25), math.nan, None])
-async def test_whatever_score_a_retriever_gives_it_can_be_exported(
+async def test_any_score_of_a_retriever_can_be_exported(
     score: float | None,
     rerank: Rerank,
     rank1: Rank1,
@@ -83,7 +83,7 @@ async def test_whatever_score_a_retriever_gives_it_can_be_exported(
     with exported() as spans:
         await rerank(Rank1Postprocessor(rank1=rank1), [node])
     (document,) = documents(spans.rerankers()[0], "input")
-    # OpenInference shows a score that is not there as 0.
+    # OpenInference shows a missing score as 0.
     assert document["score"] == (0.25 if score == 0.25 else 0.0)
     assert caplog.records == []
 
@@ -114,7 +114,7 @@ async def test_a_cancelled_call_ends_the_span_as_an_error() -> None:
     assert "CancelledError" in (span.status.description or "")
 
 
-async def test_a_server_that_has_not_told_its_name_yet_is_called_rank1(rerank: Rerank) -> None:
+async def test_before_the_servers_name_is_known_the_model_is_called_rank1(rerank: Rerank) -> None:
     engine = ScriptedEngine(length_script)
     engine.model = ""
     with exported() as spans:

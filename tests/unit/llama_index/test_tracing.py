@@ -1,4 +1,4 @@
-"""What tracers, event handlers and callbacks see of a rerank."""
+"""A rerank in spans, event handlers and callbacks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_a_rerank_is_exactly_one_pair_of_events_in_its_span(
 
 
 @pytest.mark.parametrize("texts", [[], [SHORT, LONG]])
-async def test_without_top_n_the_start_event_tells_how_many_can_be_kept(
+async def test_without_top_n_the_start_event_has_the_number_of_nodes(
     texts: list[str], rerank: Rerank, rank1: Rank1
 ) -> None:
     with recorded() as recording:
@@ -69,7 +69,7 @@ async def test_without_top_n_the_start_event_tells_how_many_can_be_kept(
     assert isinstance(end, ReRankEndEvent)
 
 
-async def test_the_end_event_shows_what_was_dropped_and_why(rerank: Rerank) -> None:
+async def test_the_end_event_has_the_dropped_nodes_with_their_judgments(rerank: Rerank) -> None:
     rank1 = Rank1(ScriptedEngine(length_script), on_error="drop")
     postprocessor = Rank1Postprocessor(rank1=rank1, score_threshold=0.3, top_n=1)
     with recorded() as recording:
@@ -83,9 +83,7 @@ async def test_the_end_event_shows_what_was_dropped_and_why(rerank: Rerank) -> N
     assert "the script says so" in end.dropped[1].metadata["rank1"]["error"]
 
 
-async def test_the_start_event_still_shows_the_nodes_as_they_came(
-    rerank: Rerank, rank1: Rank1
-) -> None:
+async def test_the_start_event_keeps_the_retrieved_nodes(rerank: Rerank, rank1: Rank1) -> None:
     with recorded() as recording:
         await rerank(Rank1Postprocessor(rank1=rank1), some_nodes(SHORT, LONG))
     start = recording.rerank_events()[0]

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (text of many scripts)
 """The steps that score a pair, without an engine: which requests they yield for which answers."""
 
 from __future__ import annotations
@@ -68,8 +69,10 @@ class Conversation:
     def _follow(self, steps: Steps, answers: tuple[object, ...]) -> Scored:
         for position, answer in enumerate(answers, 1):
             try:
-                is_cut = isinstance(answer, ReasoningCut)
-                self.steps.append(steps.throw(answer) if is_cut else steps.send(answer))  # type: ignore[arg-type]
+                if isinstance(answer, ReasoningCut):
+                    self.steps.append(steps.throw(answer))
+                else:
+                    self.steps.append(steps.send(answer))
             except StopIteration as end:
                 assert position == len(answers), "the steps ended before all answers were sent"
                 scored: Scored = end.value
