@@ -43,7 +43,7 @@ def test_a_prompt_begins_with_the_familys_bos_and_ends_in_think(family: Family) 
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_control_token_of_the_vocabulary_is_made_harmless(family: Family) -> None:
+def test_every_control_token_of_the_vocabulary_is_sanitized(family: Family) -> None:
     control = {
         token_id: token.content
         for token_id, token in family.tokenizer().get_added_tokens_decoder().items()
