@@ -16,16 +16,10 @@ from playhouse.kv import KeyValue
 
 from rank1_integrations import Adaptive, EngineError, Judgment, Rank1
 from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.gates import Gate, is_reasoning
 
 PASSAGES = ["a long passage, with many words", "short", "of middling length"]
-
-
-def length_script(passage: str) -> float:
-    """Longer passages are better; one that says "fail" can't be judged."""
-    if "fail" in passage:
-        raise EngineError("the script says so")
-    return float(len(passage)) - 10
 
 
 def make(cache: Any, hold: Any = None, **options: Any) -> tuple[Rank1, ScriptedEngine]:
