@@ -73,7 +73,6 @@ class Tally:
 class Sample:
     """The state of both processes at one moment."""
 
-    share: float
     server_connections: int
     own_sockets: int
     memory: float
@@ -107,6 +106,7 @@ class Soak:
         self._rank1, self._server = rank1, server
         # Never the same passage twice.
         self._numbers = itertools.count()
+        self._has_child = False
         self._is_over = threading.Event()
 
     def run(self, beside: Sequence[Callable[[], None]]) -> float:
@@ -130,10 +130,12 @@ class Soak:
         for number in range(1, FORKS + 1):
             while self._share < number / (FORKS + 1) and not self._is_over.is_set():
                 time.sleep(0.01)
+            self._has_child = True
             child = os.fork()
             if child == 0:
                 os._exit(self._judge_in_child())
             self._await_child(child)
+            self._has_child = False
 
     def cancel(self) -> None:
         """Call and cancel, or leave a stream early, until the run is over."""
@@ -207,7 +209,9 @@ class Soak:
     def _sample(self) -> None:
         while not self._is_over.wait(SAMPLE_SECONDS):
             connections = self._server.stats()["open_connections"]
-            self.samples.append(Sample(self._share, connections, own_sockets(), memory()))
+            # A child has connections of its own, which the server counts too.
+            if not self._has_child:
+                self.samples.append(Sample(connections, own_sockets(), memory()))
 
 
 def problems_of(passages: Sequence[str], judgments: Sequence[Judgment]) -> Iterator[str]:
@@ -244,7 +248,7 @@ def own_sockets() -> int:
 def memory() -> float:
     """Return the memory that this process has resident, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return float(pages * os.sysconf("SC_PAGE_SIZE")) / 1e6
 
 
 def report(soak: Soak, seconds: float) -> int:
@@ -265,20 +269,16 @@ def report(soak: Soak, seconds: float) -> int:
         "memory (MB)": ("memory", MOST_MEMORY_GAINED),
     }
     for name, (attribute, limit) in flat.items():
-        first, last = (_median(soak.samples, attribute, *part) for part in ((0, 0.25), (0.75, 1)))
-        highest = max(getattr(sample, attribute) for sample in soak.samples)
-        print(f"{name}: first quarter {first:.1f}, last {last:.1f}, highest {highest:.1f}")
+        values = [getattr(sample, attribute) for sample in soak.samples]
+        quarter = max(1, len(values) // 4)
+        first, last = statistics.median(values[:quarter]), statistics.median(values[-quarter:])
+        print(f"{name}: first quarter {first:.1f}, last {last:.1f}, highest {max(values):.1f}")
         if last - first > limit:
             tally.complain(f"{name} grew by {last - first:.1f}")
     for problem in tally.problems[:20]:
         print("PROBLEM:", problem)
     print(f"{len(tally.problems)} problems")
     return 1 if tally.problems else 0
-
-
-def _median(samples: Sequence[Sample], attribute: str, start: float, end: float) -> float:
-    values = [getattr(sample, attribute) for sample in samples if start <= sample.share <= end]
-    return statistics.median(values or [getattr(samples[-1], attribute)])
 
 
 def _kind(error: str) -> str:

@@ -481,7 +481,9 @@ async def _send(
 def _reset(writer: asyncio.StreamWriter) -> bool:
     """Reset the connection: without lingering, closing it sends RST. Returns False."""
     connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # The client may have closed it.
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
     return False
 
