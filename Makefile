@@ -22,6 +22,7 @@ lint: $(VENV)/.lint  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.test  ## Speed, as ratios within one run
 	$(BIN)/python -m benchmarks.batching

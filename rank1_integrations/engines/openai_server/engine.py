@@ -126,8 +126,8 @@ class OpenAIServerEngine(Engine):
                 server.
             timeout: Seconds for one request; None for no limit. A connection must stand within 10
                 of them.
-            max_retries: Repeats after a dropped connection, 408, 409, 429 or 5xx, with growing
-                pauses.
+            max_retries: Repeats after a dropped connection, 408, 409, 429, 5xx or an answer that
+                is no completion, with growing pauses.
 
         Raises:
             ConfigurationError: An argument, or a variable of the environment, can't work.
@@ -367,14 +367,14 @@ class OpenAIServerEngine(Engine):
         label_ids = server.single_ids(request.labels)
         fields = server.capabilities.accepted(label_fields(label_ids) if label_ids else {})
         answer = await self._ask(request, {**server.capabilities.logprobs, **fields})
+        end = read_end(answer, request.stop, None)
         if not first_candidates(answer.logprobs):
-            raise self._client.unusable("it holds no log-probabilities")
+            raise EngineError(f"{self._client.base_url} sent a verdict without log-probabilities")
         labels = read_labels(answer.logprobs, by_label, asked_by_id="logprob_token_ids" in fields)
         for label in by_label.keys() - labels.found.keys():
             logprob = await self._echoed(request.prompt, label, by_label[label])
             if logprob is not None:
                 labels.found[label] = logprob
-        end = read_end(answer, request.stop, None)
         return self._completion(request, answer, end, end.ended or "length", None, labels)
 
     def _completion(
