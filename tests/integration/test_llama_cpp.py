@@ -46,7 +46,8 @@ class Reference:
         """Return the last layer's output at each token of `text`."""
         ids = self.tokenizer.encode(text).ids
         with torch.no_grad():
-            return self.network.model(torch.tensor([ids])).last_hidden_state[0]
+            hidden: torch.Tensor = self.network.model(torch.tensor([ids])).last_hidden_state[0]
+        return hidden
 
     def log_odds(self, text: str) -> float:
         """Return the log-odds of the labels behind `text`."""

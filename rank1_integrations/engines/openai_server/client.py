@@ -85,15 +85,22 @@ class ServerClient:
             client = client.with_options(base_url=self.base_url)
         self._client = client
 
-    async def complete(self, body: Mapping[str, Any]) -> ServerAnswer:
+    async def complete(
+        self, body: Mapping[str, Any], *, max_retries: int | None = None
+    ) -> ServerAnswer:
         """Return the answer of /v1/completions.
+
+        Args:
+            body: The request.
+            max_retries: Repeats after a failure by status or connection; None for the client's
+                own number. An answer that is none is always asked for again as often as that.
 
         Raises:
             StatusError: The server refused the request or failed.
             UnreachableError: No answer came.
             EngineError: The answer can't be used.
         """
-        return await self._request("/completions", body, read_answer)
+        return await self._request("/completions", body, read_answer, max_retries)
 
     async def models(self) -> Any:
         """Return the JSON of /v1/models. Raises as `complete`."""
@@ -113,32 +120,44 @@ class ServerClient:
         return f"ServerClient({self.base_url!r})"
 
     async def _request(
-        self, path: str, body: Mapping[str, Any] | None, read: Callable[[Any], T]
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        read: Callable[[Any], T],
+        max_retries: int | None = None,
     ) -> T:
         """Return what `read` makes of an answer's JSON; ask again for an answer that is none."""
         url = path if path.startswith("http") else f"{self.base_url}{path}"
-        retries = self._client.max_retries
-        for attempt in range(retries + 1):
-            content = await self._send(path, url, body)
+        attempt = 0
+        while True:
+            content = await self._send(path, url, body, max_retries)
             try:
-                parsed = _parse(content)
-                if (error := error_in(parsed)) is not None:
-                    said = quoted(error[0].encode() or content, self._mask)
-                    raise StatusError(f"{url}: the server answered with an error{said}", error[1])
-                return read(parsed)
+                return read(self._checked(_parse(content), content, url))
             except UnusableAnswerError as error:
-                if attempt == retries:
+                if attempt == self._client.max_retries:
                     said = quoted(content, self._mask)
                     raise EngineError(f"{url}: the answer can't be used: {error}{said}") from None
-            # A gateway's page or half an answer can be over at once. The client repeats only what
-            # failed by its status.
+            # A gateway's page or half an answer can be over at once. The openai client repeats only
+            # what failed by its status.
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt)
-        raise AssertionError("unreachable")
+            attempt += 1
 
-    async def _send(self, path: str, url: str, body: Mapping[str, Any] | None) -> bytes:
+    def _checked(self, body: Any, content: bytes, url: str) -> Any:
+        """Return the JSON of an answer if it is no error that was sent with status 200."""
+        if (error := error_in(body)) is None:
+            return body
+        message, status = error
+        said = quoted(message.encode() or content, self._mask)
+        raise StatusError(f"{url}: the server answered with an error{said}", status)
+
+    async def _send(
+        self, path: str, url: str, body: Mapping[str, Any] | None, max_retries: int | None
+    ) -> bytes:
         if self._is_closed:
             raise EngineError("the Rank1 object is closed: make a new one")
         options = cast(Any, self._options)
+        if max_retries is not None:
+            options = {**options, "max_retries": max_retries}
         try:
             # The client's own methods look at every token id of a prompt twice, which took a third
             # of the time spent in this process, and fail in many ways on answers of other shapes.

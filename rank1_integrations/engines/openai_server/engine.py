@@ -13,7 +13,7 @@ from typing import Any, Self
 import openai
 
 from rank1_integrations.engines.base import Completion, Ending, Engine, Request, TokenIds
-from rank1_integrations.engines.openai_server.answer import End, ServerAnswer, ends_with, read_end
+from rank1_integrations.engines.openai_server.answer import ServerAnswer, ends_with, read_end
 from rank1_integrations.engines.openai_server.capabilities import (
     EXACT_TEXT,
     LLAMA_CPP,
@@ -335,7 +335,7 @@ class OpenAIServerEngine(Engine):
         stop_ids = None if request.stop is None else await self._server.ids_of(request.stop)
         end = read_end(answer, request.stop, stop_ids)
         ended = end.ended or await self._next_ending(request, end.text, answer)
-        return self._completion(request, answer, End(end.text, ended), ended, stop_ids)
+        return self._completion(request, answer, end.text, ended, stop_ids=stop_ids)
 
     async def _next_ending(self, request: Request, text: str, answer: ServerAnswer) -> Ending:
         """Return how a text ended if the answer does not tell: by the token that follows it.
@@ -375,15 +375,16 @@ class OpenAIServerEngine(Engine):
             logprob = await self._echoed(request.prompt, label, by_label[label])
             if logprob is not None:
                 labels.found[label] = logprob
-        return self._completion(request, answer, end, end.ended or "length", None, labels)
+        return self._completion(request, answer, end.text, end.ended or "length", labels=labels)
 
     def _completion(
         self,
         request: Request,
         answer: ServerAnswer,
-        end: End,
+        text: str,
         ended: Ending,
-        stop_ids: TokenIds | None,
+        *,
+        stop_ids: TokenIds | None = None,
         labels: LabelLogprobs | None = None,
     ) -> Completion:
         token_ids = answer.token_ids
@@ -392,17 +393,14 @@ class OpenAIServerEngine(Engine):
             token_ids = None
         if not self._server.capabilities.takes_token_ids:
             token_ids = None
-        generated = answer.completion_tokens
         return Completion(
-            text=end.text,
+            text=text,
             ended=ended,
             prompt_ids=answer.prompt_ids,
             token_ids=token_ids,
             prompt_tokens=answer.prompt_tokens or None,
-            completion_tokens=(
-                generated if generated is not None and generated <= request.max_tokens else None
-            ),
-            cached_tokens=answer.cached_tokens,
+            completion_tokens=_at_most(request.max_tokens, answer.completion_tokens),
+            cached_tokens=_at_most(answer.prompt_tokens or 0, answer.cached_tokens),
             label_logprobs=labels.found if labels else {},
             label_bound=labels.bound if labels else None,
         )
@@ -532,6 +530,11 @@ def _check_client(
         raise ConfigurationError(
             f"{', '.join(unused)} would have no effect beside client=: set it on the client"
         )
+
+
+def _at_most(limit: int, count: int | None) -> int | None:
+    """Return a count that a server told; None if it can't be."""
+    return count if count is not None and count <= limit else None
 
 
 def _estimated_tokens(text: str) -> int:
