@@ -115,7 +115,7 @@ def test_a_fork_amid_a_call_disturbs_neither_side() -> None:
 class InProcess(ScriptedEngine):
     """A model in this process's memory."""
 
-    after_fork = Engine.after_fork  # type: ignore[assignment]
+    after_fork = Engine.after_fork
 
 
 def test_a_model_in_the_parents_memory_says_that_it_was_loaded_before_the_fork() -> None:
@@ -225,7 +225,7 @@ def test_a_child_closes_the_parents_connection_without_a_word_on_it(
     def judge_and_collect() -> object:
         values = scores(rank1, 3, 4)
         gc.collect()
-        return values, os.fstat(descriptor).st_rdev == os.stat(os.devnull).st_rdev
+        return values, os.fstat(descriptor).st_rdev == Path(os.devnull).stat().st_rdev
 
     child = Child(judge_and_collect)
     try:

@@ -22,17 +22,11 @@ from rank1_integrations import (
     _event_loop,
 )
 from rank1_integrations.testing import Hold, Script, ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.gates import Gate, is_reasoning, mentions
 
 PASSAGES = ["a long passage, with many words", "short", "of middling length"]
 NEVER = Gate()
-
-
-def length_script(passage: str) -> float:
-    """Longer passages are better; one that says "fail" can't be judged."""
-    if "fail" in passage:
-        raise EngineError("the script says so")
-    return float(len(passage)) - 10
 
 
 def number_script(passage: str) -> float:

@@ -29,16 +29,10 @@ from rank1_integrations import (
     _event_loop,
 )
 from rank1_integrations.testing import Hold, ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.gates import Gate, mentions
 
 PASSAGES = ["a long passage, with many words", "short", "of middling length"]
-
-
-def length_script(passage: str) -> float:
-    """Longer passages are better; one that says "fail" can't be judged."""
-    if "fail" in passage:
-        raise EngineError("the script says so")
-    return float(len(passage)) - 10
 
 
 def make(hold: Hold | None = None, **options: Any) -> tuple[Rank1, ScriptedEngine]:
