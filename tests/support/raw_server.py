@@ -385,8 +385,12 @@ class RawServer:
             "/v1/completions": self._complete,
         }
         if call.path not in answers:
-            return 404, b'{"error": {"message": "Not Found", "code": 404}}'
-        return 200, json.dumps(answers[call.path](call.body)).encode()
+            return 404, _error(404).body or b""
+        try:
+            return 200, json.dumps(answers[call.path](call.body)).encode()
+        except KeyError:
+            # Parameters of another kind of server, which are tried after a fault.
+            return 400, _error(400).body or b""
 
     def _models(self, _: Any) -> Any:
         model: dict[str, Any] = {"id": MODEL, "object": "model", "owned_by": "vllm", "root": MODEL}
@@ -481,7 +485,9 @@ async def _send(
 def _reset(writer: asyncio.StreamWriter) -> bool:
     """Reset the connection: without lingering, closing it sends RST. Returns False."""
     connection = writer.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # The client may have closed it.
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
     return False
 

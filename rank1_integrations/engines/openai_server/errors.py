@@ -69,7 +69,7 @@ def server_message(content: bytes) -> str:
     text = content.decode(errors="replace")
     try:
         body = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return _message(body) or text
 

@@ -30,7 +30,8 @@ from langgraph.types import Command
 from rank1_integrations import ConfigurationError, EngineError, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.langchain.middleware import Rank1FilterMiddleware
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.support.searching_model import SearchingModel
 from tests.unit.langchain.conftest import (
     LONG,
@@ -464,5 +465,5 @@ async def ask(
 
 def judged_queries(engine: ScriptedEngine) -> set[str]:
     """Return the queries that passages were judged against."""
-    prompts = [str(request.prompt) for request in engine.requests]
+    prompts = [str(request.prompt) for request in engine.requests if request.stop is not None]
     return {prompt.partition("\nQuery: ")[2].partition("\nPassage: ")[0] for prompt in prompts}

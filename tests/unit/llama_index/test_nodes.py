@@ -25,7 +25,8 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor, flat_metadata
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.llama_index.conftest import (
     LONG,
     MIDDLE,
