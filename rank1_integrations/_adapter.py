@@ -170,7 +170,7 @@ class Rank1Settings(Options):
         self._rank1 = self.rank1 or self._make_rank1()
         # Show the options that are used: a shared reranker's, or the demonstration model's own.
         for name in Options.model_fields.keys() - self.model_fields_set:
-            self.__dict__[name] = getattr(self._rank1.options, name)
+            object.__setattr__(self, name, getattr(self._rank1.options, name))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other settings.

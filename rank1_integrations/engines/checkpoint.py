@@ -1,4 +1,4 @@
-"""Checkpoints on disk: what tells one from another, and what to do if one can't be loaded."""
+"""Checkpoints: telling one from another, and explaining why one can't be loaded."""
 
 from __future__ import annotations
 
@@ -7,30 +7,36 @@ from pathlib import Path
 
 from rank1_integrations.exceptions import ConfigurationError
 
+# Configuration, vocabulary and weights. A training log in the same folder does not count.
+_SUFFIXES = {".json", ".model", ".txt", ".safetensors", ".bin", ".pt", ".pth", ".gguf"}
+
 
 def checkpoint_fingerprint(model: str) -> str:
-    """Return a text that changes when another checkpoint takes the place of this one.
+    """Return a text that changes when the checkpoint is replaced by another one.
 
     Args:
-        model: A folder, whose files' names, sizes and times count; or a name on the hub, which
-            stands for itself.
+        model: A folder: names, sizes and modification times of its files are hashed, since reading
+            the weights takes minutes. Or a name on the hub, which stands for itself.
     """
     folder = Path(model)
     if not folder.is_dir():
         return model
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return f"{folder.name} {hashlib.sha256(repr(state).encode()).hexdigest()}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _SUFFIXES and path.is_file():
+            status = path.stat()
+            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return f"{folder.resolve().name} {digest.hexdigest()}"
 
 
 def load_error(model: str, library: str, error: Exception) -> ConfigurationError:
-    """Return the error of a checkpoint that can't be loaded, with what to do."""
+    """Return the error for a checkpoint that can't be loaded, with what to do."""
     hint = (
-        "check that the folder holds a whole checkpoint; if a download was interrupted, delete it "
-        "and download it again"
+        "Check that the folder holds a whole checkpoint. If a download was interrupted or a file "
+        "is damaged, delete it and download it again"
         if Path(model).is_dir()
-        else "check the name, and that it can be downloaded; if a download was interrupted, "
-        "delete it from the hub's cache and download it again"
+        else "Check the name, and that it can be downloaded. If a download was interrupted, delete "
+        "it from the hub's cache and download it again"
     )
-    detail = str(error).strip() or type(error).__name__
-    return ConfigurationError(f"can't load {model!r} with {library}: {detail}; {hint}")
+    cause = str(error).strip().rstrip(".") or type(error).__name__
+    return ConfigurationError(f"can't load {model!r} with {library}: {cause}. {hint}")

@@ -54,11 +54,10 @@ async def score(engine: Engine, passage: str, part_tokens: int | None) -> Judgme
     step = next(steps)
     try:
         while True:
-            is_decode = isinstance(step, Decode)
-            answer: object = await (
-                engine.decode(step.token_ids) if is_decode else engine.complete(step)
-            )
-            step = steps.send(answer)
+            if isinstance(step, Decode):
+                step = steps.send(await engine.decode(step.token_ids))
+            else:
+                step = steps.send(await engine.complete(step))
     except StopIteration as end:
         judgment: Judgment = end.value.judgment
         return judgment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,17 @@ def no_network() -> Iterator[None]:
     enable_socket()
 
 
+class _ModelLibraryBlocker(MetaPathFinder):
+    """Makes importing a model's library fail, as if it was not installed."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.partition(".")[0] in MODEL_LIBRARIES:
+            raise ModuleNotFoundError(f"tests/unit must not import {fullname}", name=fullname)
+
+
 @pytest.fixture(autouse=True)
 def no_model_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make importing a model's library fail, as if it was not installed."""
+    """Refuse the libraries that run a model, also if other tests have loaded them."""
     for name in MODEL_LIBRARIES:
-        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [_ModelLibraryBlocker(), *sys.meta_path])

@@ -361,10 +361,10 @@ def test_a_key_is_in_no_serialized_form(
     form: Callable[[Any], Any], adapter: AdapterClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers = {"X-Gateway-Key": KEY}
-    given = adapter(base_url=URL, api_key=SecretStr(KEY), default_headers=headers)
+    with_key = adapter(base_url=URL, api_key=SecretStr(KEY), default_headers=headers)
     monkeypatch.setenv("RANK1_API_KEY", KEY)
     from_environment = adapter(base_url=URL)
-    for made in (given, from_environment):
+    for made in (with_key, from_environment):
         assert KEY not in str(form(made))
 
 

@@ -8,8 +8,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from rank1_integrations.engines.base import Completion, Ending, Engine, Request, TokenIds
-from rank1_integrations.engines.checkpoint import checkpoint_fingerprint
+from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
 from rank1_integrations.engines.tokenizer import HfTokenizer
 from rank1_integrations.engines.vllm import pool
 from rank1_integrations.exceptions import EngineError, MissingExtraError
@@ -18,7 +17,7 @@ try:
     from vllm import SamplingParams
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.sampling_params import RequestOutputKind
-    from vllm.v1.engine.exceptions import EngineDeadError
+    from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 
@@ -43,19 +42,19 @@ class VllmEngine(Engine):
             ConfigurationError: The checkpoint or an argument can't be used.
         """
         self.model = model
-        self._fingerprint = checkpoint_fingerprint(model)
         self._loaded = pool.acquire(model, engine_args or {})
         self._finalizer = weakref.finalize(self, pool.release_soon, self._loaded)
         self._finalizer.atexit = False
         self._llm = self._loaded.llm
         self._tokenizer = HfTokenizer(self._llm.get_tokenizer())
         self.context_length = self._llm.model_config.max_model_len
+        self._running: set[asyncio.Timeout] = set()
         self._is_closed = False
 
     @property
     def fingerprint(self) -> str:
-        """The model's name and the state of its folder."""
-        return self._fingerprint
+        """The model's name, the state of its folder, and the arguments that change its scores."""
+        return self._loaded.fingerprint
 
     async def start(self) -> None:
         """Check that the model still runs."""
@@ -66,31 +65,38 @@ class VllmEngine(Engine):
 
     async def complete(self, request: Request) -> Completion:
         """Complete one prompt. Cancelling the call ends it in vLLM too."""
+        await self.start()
         prompt = request.prompt
         ids = self._tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
         stop_id = self._tokenizer.single_id(request.stop) if request.stop else None
         label_ids = self._tokenizer.label_ids(request.labels, model=self.model)
         answer = await self._generate(ids, _parameters(request, stop_id, label_ids))
         output = answer.outputs[0]
-        text, token_ids = self._text_and_ids(request, output, stop_id)
+        generated = self._tokenizer.read(
+            tuple(output.token_ids),
+            stop=request.stop,
+            hit_end=output.finish_reason == "stop" and output.stop_reason != request.stop,
+        )
         logprobs = self._logprobs(output) if request.labels else {}
         return Completion(
-            text=text,
-            ended=_ending(output, request, stop_id),
+            text=generated.text,
+            ended=generated.ended,
             prompt_ids=ids,
-            token_ids=token_ids,
+            token_ids=generated.token_ids,
             prompt_tokens=len(ids),
-            completion_tokens=len(output.token_ids),
+            completion_tokens=generated.tokens,
             cached_tokens=answer.num_cached_tokens,
             label_logprobs={
-                label: logprobs[token] for label, token in label_ids.items() if token in logprobs
+                label: logprobs[token_id]
+                for label, token_id in label_ids.items()
+                if token_id in logprobs
             },
             label_bound=min(logprobs.values(), default=None),
         )
 
     async def count_tokens(self, text: str) -> int:
         """Count tokens by the model's own tokenizer."""
-        return len(self._tokenizer.encode(text))
+        return self._tokenizer.count(text)
 
     async def first_tokens(self, text: str, count: int) -> str:
         """Return the beginning of `text`, cut by the model's own tokenizer."""
@@ -101,12 +107,15 @@ class VllmEngine(Engine):
         return self._tokenizer.decode(token_ids)
 
     async def aclose(self) -> None:
-        """End the model if no other object uses it.
+        """Fail this object's requests at once, and end the model if no other object uses it.
 
-        Waits for the end of vLLM's processes: until then they hold the memory that the next model
-        is loaded into.
+        Waits for the end of vLLM's processes, which takes up to five seconds: until then they hold
+        the memory that the caller may want for the next model.
         """
         self._is_closed = True
+        for limit in self._running:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
         if self._finalizer.detach():
             await asyncio.to_thread(pool.release, self._loaded)
 
@@ -118,26 +127,23 @@ class VllmEngine(Engine):
         prompt: Any = {"type": "token", "prompt_token_ids": list(ids)}
         outputs = self._llm.generate(prompt, parameters, f"rank1-{next(_numbers)}")
         try:
-            answer = [output async for output in outputs][-1]
-        except Exception as error:  # vLLM raises many kinds
-            raise self._explained(error) from error
+            # No time limit: `aclose` ends the request through it.
+            async with asyncio.timeout(None) as limit:
+                self._running.add(limit)
+                try:
+                    answer = [output async for output in outputs][-1]
+                finally:
+                    self._running.discard(limit)
+        except Exception as error:
+            explained = self._explained(error)
+            if explained is error:
+                raise
+            raise explained from error
         reason = answer.outputs[0].finish_reason
         if reason not in ("stop", "length"):
-            # It happens when vLLM's process is told to end: this reasoning is not one to judge by.
-            raise EngineError(f"{self.model}: vLLM gave a request up ({reason})")
+            # As when another party aborts it. No verdict must be read from half of a reasoning.
+            raise EngineError(f"{self.model}: vLLM gave a request up ({reason}): repeat the call")
         return answer
-
-    def _text_and_ids(
-        self, request: Request, output: CompletionOutput, stop_id: int | None
-    ) -> tuple[str, TokenIds | None]:
-        """Return the text without the stop text, and the ids if they end exactly with it."""
-        ids = tuple(output.token_ids)
-        if request.stop is None or stop_id is not None:
-            ends = output.finish_reason == "stop"
-            return self._tokenizer.decode(ids[:-1] if ends else ids), ids
-        is_stopped = output.stop_reason == request.stop
-        is_exact = not is_stopped or self._tokenizer.decode(ids).endswith(request.stop)
-        return output.text, ids if is_exact else None
 
     def _logprobs(self, output: CompletionOutput) -> dict[int, float]:
         """Return the log-probabilities at the first position, by token id."""
@@ -145,20 +151,22 @@ class VllmEngine(Engine):
             raise EngineError(f"{self.model}: vLLM returned no log-probabilities")
         return {token: entry.logprob for token, entry in output.logprobs[0].items()}
 
-    def _explained(self, error: Exception) -> EngineError:
-        """Return the error with what to do about it."""
+    def _explained(self, error: Exception) -> Exception:
+        """Return the error with its cause and remedy, or as it is if they are not known."""
         if self._is_closed:
             return self._closed_error()
         if isinstance(error, EngineDeadError):
             return self._dead_error()
-        return EngineError(f"{self.model}: {error}")
+        if isinstance(error, EngineGenerateError):  # has no text of its own
+            return EngineError(f"{self.model}: vLLM failed on a request: {error.__cause__!r}")
+        return error
 
     def _closed_error(self) -> EngineError:
-        return EngineError(f"{self.model}: closed while it was at work")
+        return EngineError(f"{self.model} is closed: make a new Rank1 object")
 
     def _dead_error(self) -> EngineError:
         return EngineError(
-            f"{self.model}: vLLM's process has died, its log above says why: make a new Rank1 "
+            f"{self.model}: vLLM's process has died; its log above says why. Make a new Rank1 "
             "object, which loads the model again"
         )
 
@@ -187,10 +195,3 @@ def _parameters(
         output_kind=RequestOutputKind.FINAL_ONLY,
         **chosen,
     )
-
-
-def _ending(output: CompletionOutput, request: Request, stop_id: int | None) -> Ending:
-    if output.finish_reason == "length":
-        return "length"
-    is_stopped = output.stop_reason is not None and output.stop_reason in (stop_id, request.stop)
-    return "stop" if is_stopped else "eos"

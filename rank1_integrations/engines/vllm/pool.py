@@ -9,6 +9,7 @@ before the interpreter exits, and starts a watchdog for each model.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -26,6 +27,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from rank1_integrations.exceptions import ConfigurationError, MissingExtraError
 
 try:
@@ -36,7 +39,6 @@ except ImportError as error:
 
 from rank1_integrations.engines.checkpoint import checkpoint_fingerprint, load_error
 from rank1_integrations.engines.vllm import watchdog
-from rank1_integrations.engines.vllm.watchdog import ProcessIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,28 @@ logger = logging.getLogger(__name__)
 _DEFAULTS = {"disable_log_stats": True}
 _NEEDED = {"logprobs_mode": "raw_logprobs", "skip_tokenizer_init": False}
 
+# Arguments with which the same checkpoint gives other scores.
+_CHANGE_SCORES = (
+    *("revision", "tokenizer", "tokenizer_revision"),
+    *("dtype", "quantization", "hf_overrides"),
+)
+
 _POLL_SECONDS = 0.1
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Model:
-    """A model in memory."""
+    """A model in memory.
+
+    Attributes:
+        name: Name on the hub, or the absolute path of its folder.
+        fingerprint: Tells it from other states of the same folder.
+        engine_args: What it was loaded with.
+        llm: vLLM's engine.
+        processes: vLLM's child processes that run it.
+        watchdog: Kills them when this process is gone.
+        refcount: Engines that use it.
+    """
 
     name: str
     fingerprint: str
@@ -60,8 +78,12 @@ class Model:
     refcount: int = 1
 
 
-# One model is loaded or ended at a time: the next one is loaded into the memory of the last.
-_lock = threading.Lock()
+# Held while a model is loaded, for minutes: one at a time.
+_loading = threading.Lock()
+# Held while a model is ended, for seconds: the next one is loaded into its memory.
+_ending = threading.Lock()
+# Guards the list and its reference counts, for no time.
+_registry = threading.Lock()
 _models: list[Model] = []
 
 
@@ -77,50 +99,71 @@ def acquire(name: str, engine_args: Mapping[str, Any]) -> Model:
     """
     _check(engine_args)
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
-    fingerprint = checkpoint_fingerprint(name)
-    with _lock:
-        same = [
-            model
-            for model in _models
-            if (model.name, model.fingerprint) == (name, fingerprint) and not model.llm.errored
-        ]
-        for model in same:
-            if model.engine_args == engine_args:
-                model.refcount += 1
-                return model
-        if same:
-            logger.warning(
-                "%s is in memory already, with other engine_args: loading a second copy. "
-                "Rank1 objects with the same engine_args share one",
-                name,
-            )
-        others = _processes()
-        llm = _load(name, engine_args)
-        processes = _processes() - others
-        model = Model(
-            name,
-            fingerprint,
-            deepcopy(dict(engine_args)),
-            llm,
-            processes,
-            _start_watchdog(processes),
-        )
-        _models.append(model)
+    fingerprint = _fingerprint(name, engine_args)
+    model = _share(name, fingerprint, engine_args)
+    if model is not None:
+        return model
+    with _loading:
+        model = _share(name, fingerprint, engine_args)
+        if model is None:
+            model = _add(name, fingerprint, engine_args)
         return model
 
 
 def release(model: Model) -> None:
     """Give up one reference; end the model with the last one and wait for its processes."""
-    with _lock:
-        model.refcount -= 1
-        if not model.refcount and model in _models:
-            _models.remove(model)
+    with _ending:
+        with _registry:
+            model.refcount -= 1
+            is_last = not model.refcount and model in _models
+            if is_last:
+                _models.remove(model)
+        if is_last:
             _end(model)
 
 
 def release_soon(model: Model) -> None:
     """Give up one reference without waiting, for the garbage collector."""
     threading.Thread(target=release, args=(model,), name="rank1-release").start()
+
+
+def _fingerprint(name: str, engine_args: Mapping[str, Any]) -> str:
+    changes = [f"{key}={engine_args[key]!r}" for key in _CHANGE_SCORES if key in engine_args]
+    return " ".join([checkpoint_fingerprint(name), *changes])
+
+
+def _share(name: str, fingerprint: str, engine_args: Mapping[str, Any]) -> Model | None:
+    """Return a model that is in memory with the same arguments, with one more reference."""
+    with _registry:
+        for model in _models:
+            is_same = (model.name, model.fingerprint, model.engine_args) == (
+                *(name, fingerprint),
+                engine_args,
+            )
+            if is_same and not model.llm.errored:
+                model.refcount += 1
+                return model
+    return None
+
+
+def _add(name: str, fingerprint: str, engine_args: Mapping[str, Any]) -> Model:
+    with _registry:
+        has_copy = any(model.name == name and not model.llm.errored for model in _models)
+    if has_copy:
+        logger.warning(
+            "%s is in memory already, with other engine_args or before its files changed: loading "
+            "a second copy. Rank1 objects with the same engine_args share one",
+            name,
+        )
+    with _ending:
+        others = _processes()
+    llm = _load(name, engine_args)
+    processes = _processes() - others
+    watchdog_process = _start_watchdog(processes)
+    model = Model(name, fingerprint, deepcopy(dict(engine_args)), llm, processes, watchdog_process)
+    with _registry:
+        _models.append(model)
+    return model
 
 
 def _check(engine_args: Mapping[str, Any]) -> None:
@@ -177,15 +220,16 @@ def _load(name: str, engine_args: Mapping[str, Any]) -> AsyncLLM:
     loading.start()
     try:
         return loaded.result()
-    except Exception as error:  # vLLM raises many kinds, and its loaders raise others
+    except Exception as error:
+        # A damaged file raises whatever its parser raises, wrapped by vLLM or not.
         raise load_error(name, "vLLM", error) from error
     except BaseException:
         # Ctrl-C: nobody will use the model.
         loaded.cancel()
         # vLLM may be about to start its processes, and gives up when it has lost them.
         while loading.is_alive():
-            for process in _identities(_processes() - others):
-                process.kill_family()
+            for process in _running(_processes() - others):
+                watchdog.kill_family(process)
             loading.join(_POLL_SECONDS)
         raise
 
@@ -197,10 +241,12 @@ def _processes() -> set[BaseProcess]:
 
 def _start_watchdog(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
     """Start the watchdog, in a session of its own that no signal of a terminal reaches."""
-    model = [f"{process.pid}:{process.created!r}" for process in _identities(processes)]
     return subprocess.Popen(
         # Without -P, a file beside the script could be imported instead of a library.
-        [sys.executable, "-P", watchdog.__file__, str(os.getpid()), *model],
+        [
+            *(sys.executable, "-P", watchdog.__file__, str(os.getpid())),
+            *map(watchdog.describe, _running(processes)),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -208,9 +254,13 @@ def _start_watchdog(processes: set[BaseProcess]) -> subprocess.Popen[bytes]:
     )
 
 
-def _identities(processes: set[BaseProcess]) -> list[ProcessIdentity]:
-    known = [ProcessIdentity.of(process.pid) for process in processes if process.pid is not None]
-    return [identity for identity in known if identity is not None]
+def _running(processes: set[BaseProcess]) -> list[psutil.Process]:
+    """Return those that still run, as objects that know a process from a later one's id."""
+    running = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            running.append(psutil.Process(process.pid))
+    return running
 
 
 def _end_all() -> None:
@@ -237,8 +287,8 @@ def _done(timeout: float | None = None) -> None:
 
 def _forget_all() -> None:
     """In a forked child: the models are the parent's."""
-    global _lock
-    _lock = threading.Lock()
+    global _loading, _ending, _registry
+    _loading, _ending, _registry = threading.Lock(), threading.Lock(), threading.Lock()
     for model in _models:
         model.llm.shutdown = _done
     _models.clear()

@@ -184,7 +184,7 @@ async def test_documents_may_be_dicts_and_stay_dicts(
 
     @tool(response_format="content_and_artifact")
     def remember(query: str) -> tuple[str, list[dict[str, Any]]]:
-        """Give back what was found before."""
+        """Return the documents of an earlier search."""
         return "\n\n".join(texts(FOUND)), dicts
 
     message, _ = await ask(form, remember, good)
@@ -202,7 +202,7 @@ async def test_the_result_survives_a_strict_checkpoint_and_is_filtered_again(
 ) -> None:
     @tool(response_format="content_and_artifact")
     def recall(query: str, runtime: ToolRuntime) -> tuple[str, list[Any]]:
-        """Give back what the last search found."""
+        """Return the documents of the last search."""
         earlier = [one for one in runtime.state["messages"] if isinstance(one, ToolMessage)]
         artifact = earlier[-1].artifact if earlier else FOUND
         return "see the artifact", artifact

@@ -92,8 +92,8 @@ async def test_without_a_query_it_says_how_to_pass_one(query: str | None, rank1:
 
 async def test_a_query_bundle_is_a_query(rank1: Rank1) -> None:
     postprocessor, nodes = Rank1Postprocessor(rank1=rank1), some_nodes(LONG)
-    asked = postprocessor.postprocess_nodes(nodes, QueryBundle(QUERY))
-    assert asked == postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    kept = postprocessor.postprocess_nodes(nodes, QueryBundle(QUERY))
+    assert kept == postprocessor.postprocess_nodes(nodes, query_str=QUERY)
 
 
 async def test_white_space_around_the_query_makes_no_difference(
