@@ -214,7 +214,7 @@ async def test_one_echoed_label_of_two_is_below_the_bound(strange: StrangeServer
     def answer(body: Json) -> Fault:
         prompt = body["prompt"]
         if body.get("echo") and prompt.endswith(" true"):
-            return reply({"error": {"message": "busy"}}, 500)
+            return reply({"error": {"message": "busy"}}, 429)
         if body.get("echo"):
             shown = {"tokens": ["x", " false", "x"], "token_logprobs": [None, -12.0, -0.1]}
             return reply({"choices": [{"text": "x", "logprobs": shown}]})
