@@ -8,22 +8,32 @@ PIP := $(BIN)/python -m pip
 TORCH_INDEX ?=
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(addprefix --extra-index-url ,$(TORCH_INDEX))
 
-.PHONY: demo examples test lint bench docs clean
+.DEFAULT_GOAL := help
+.PHONY: help demo examples test-unit test lint bench docs clean
 
-demo: $(VENV)/.demo  ## Filter what a retriever found, in both frameworks, on the demonstration model
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.demo  ## Rerank with both frameworks on the demonstration model
 	$(BIN)/python -m examples.demo
 
-examples: $(VENV)/.examples  ## What the examples need: then .venv/bin/python -m examples.langchain_rag
+examples: $(VENV)/.examples  ## Install the examples: then .venv/bin/python -m examples.langchain_rag
 
-test: $(VENV)/.test  ## All tests, those against a real vLLM server too
+test-unit: $(VENV)/.unit  ## Tests without torch, vLLM or network, in less than two minutes
+	$(BIN)/python -m pytest tests/unit
+
+test: $(VENV)/.test  ## All tests, those on a real vLLM server too
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.lint  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(VENV)/.test  ## Speed, as ratios within one run
+bench: $(VENV)/.test  ## All benchmarks: faults and size with bounds, speed as ratios within one run
+	$(BIN)/python -m benchmarks.soak --fork --cancel
+	$(BIN)/python -m benchmarks.many_passages
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.callers
 	$(BIN)/python -m benchmarks.logprobs
@@ -32,12 +42,16 @@ bench: $(VENV)/.test  ## Speed, as ratios within one run
 docs: $(VENV)/.docs  ## The documentation, into site/
 	$(BIN)/mkdocs build --strict
 
-clean:  ## The virtual environment and everything built
+clean:  ## Remove the virtual environment and everything built
 	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade "pip>=25.1"
+	touch $@
+
+$(VENV)/.unit: $(VENV)/.pip pyproject.toml constraints.txt
+	$(INSTALL) --editable . --group unit
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.pip pyproject.toml constraints.txt

@@ -1,1 +1,1 @@
-"""Benchmarks: every figure is a ratio of two runs beside each other on the same machine."""
+"""Benchmarks: bounds that must hold, and speed as ratios of two runs on the same machine."""

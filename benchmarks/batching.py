@@ -1,4 +1,4 @@
-"""What judging passages at the same time brings over one after the other."""
+"""Throughput of passages judged together, against one after the other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ROUNDS = 3
 
 def main() -> None:
     """Print passages per second, one at a time and together, and the ratio."""
-    found = [passage.text for passage, _ in Bm25Index(passages()).search(QUERY, PASSAGES)]
+    texts = [passage.text for passage, _ in Bm25Index(passages()).search(QUERY, PASSAGES)]
     with Rank1.demo(max_concurrency=1) as alone, Rank1.demo() as together:
-        _seconds(together, found[:4])  # warm up
+        _seconds(together, texts[:4])  # warm up
         for turn in range(1, ROUNDS + 1):
-            one_by_one, batched = _seconds(alone, found), _seconds(together, found)
+            one_by_one, batched = _seconds(alone, texts), _seconds(together, texts)
             print(
                 f"round {turn}: one at a time {PASSAGES / one_by_one:6.1f} passages/s, "
                 f"together {PASSAGES / batched:6.1f} passages/s, ratio {one_by_one / batched:.2f}"

@@ -1,4 +1,4 @@
-"""What many callers of one object get together, against one caller with all their passages."""
+"""Throughput of many callers of one object, against one caller with all their passages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.setting import apart, demo_on_vllm, found_passages
+from benchmarks.setting import demo_on_vllm, on_own_cores, retrieve
 from rank1_integrations import Rank1
 
 QUERY = "How do I sort a list in place?"
@@ -17,13 +17,13 @@ ROUNDS = 5
 
 def main() -> None:
     """Print passages per second of one caller and of many, and the ratio."""
-    (texts,) = found_passages([QUERY], CALLERS * PASSAGES_EACH)
+    (texts,) = retrieve([QUERY], CALLERS * PASSAGES_EACH)
     parts = [texts[caller::CALLERS] for caller in range(CALLERS)]
     ratios = []
-    with apart(demo_on_vllm()) as rank1, ThreadPoolExecutor(CALLERS) as threads:
+    with on_own_cores(demo_on_vllm()) as rank1, ThreadPoolExecutor(CALLERS) as threads:
         _seconds(rank1, threads, [texts])  # warm up
         for turn in range(1, ROUNDS + 1):
-            # Taking turns at being first, so that a machine that slows down is fair to both.
+            # Each is first in turn, so that a machine that slows down is fair to both.
             if turn % 2:
                 alone, together = (_seconds(rank1, threads, work) for work in ([texts], parts))
             else:

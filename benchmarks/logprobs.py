@@ -1,9 +1,9 @@
 """What log-probabilities cost, on vLLM in this process and on a vLLM server.
 
-Every thought is made 200 tokens long. The log-odds behind it are got in three ways: (a) with the
-20 likeliest tokens' log-probabilities at every position, as the official script does; (b) with
-the two labels' at every position; (c) from a second request for one token, on exactly the tokens
-so far, which is how this package does it. (d) asks for none, as the yardstick.
+All reasoning is 200 tokens long. The log-odds behind it come from (a) the 20 most likely tokens'
+log-probabilities at every position, as in the official script; (b) the two labels' at every
+position; (c) a second request for one token on exactly the tokens so far, as in this package.
+(d) asks for none: the baseline.
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ from typing import Any, Literal
 
 import openai
 
-from benchmarks.setting import BLOCK_SIZE, apart, demo_on_vllm, found_passages
-from rank1_integrations import Rank1, _event_loop
+from benchmarks.setting import BLOCK_SIZE, demo_on_vllm, on_own_cores, retrieve
+from rank1_integrations import _event_loop
+from rank1_integrations.engines.vllm.engine import VllmEngine
 from rank1_integrations.scoring.prompt import FALSE, TRUE, build_prompt
 from tests.integration.conftest import SERVED_NAME, demo_server
 
 QUERY = "How do I sort a list in place?"
 PASSAGES = 32
-THOUGHT_TOKENS = 200
+REASONING_TOKENS = 200
 ROUNDS = 6
 
 Logprobs = Literal["top 20", "labels"] | None
-# The prompt, how many tokens, which log-probabilities -> the tokens, and their last one's
+# From prompt, number of tokens and log-probabilities wanted, to the tokens and the last one's
 # log-probabilities by token.
 Complete = Callable[[list[int], int, Logprobs], Awaitable[tuple[list[int], dict[int, float]]]]
 Recipe = Callable[[Complete, list[int]], Awaitable[dict[int, float]]]
 
 
 def at_every_token(logprobs: Logprobs) -> Recipe:
-    """Thought and verdict in one request."""
+    """Ask for reasoning and verdict in one request."""
 
     async def recipe(complete: Complete, prompt: list[int]) -> dict[int, float]:
-        return (await complete(prompt, THOUGHT_TOKENS + 1, logprobs))[1]
+        return (await complete(prompt, REASONING_TOKENS + 1, logprobs))[1]
 
     return recipe
 
 
 async def afterwards(complete: Complete, prompt: list[int]) -> dict[int, float]:
-    """The thought in one request, the verdict in another."""
-    thought, _ = await complete(prompt, THOUGHT_TOKENS, None)
-    return (await complete([*prompt, *thought], 1, "labels"))[1]
+    """Ask for the reasoning in one request and for the verdict in another."""
+    reasoning, _ = await complete(prompt, REASONING_TOKENS, None)
+    return (await complete([*prompt, *reasoning], 1, "labels"))[1]
 
 
 RECIPES: dict[str, Recipe] = {
@@ -61,15 +62,17 @@ RECIPES: dict[str, Recipe] = {
 
 def main() -> None:
     """Print tokens per second of each recipe, and its ratio to none."""
-    with apart(demo_on_vllm()) as rank1:
-        tokenizer = rank1._engine._tokenizer  # type: ignore[attr-defined]
-        labels = [tokenizer.encode(label, add_special_tokens=False)[0] for label in (TRUE, FALSE)]
-        (found,) = found_passages([QUERY], PASSAGES)
-        prompts = [tokenizer.encode(build_prompt(QUERY, text).text) for text in found]
-        compare("vLLM in this process", on_engine(rank1, labels), prompts, labels)
+    with on_own_cores(demo_on_vllm()) as rank1:
+        engine = rank1._runtime.latest.engine
+        assert isinstance(engine, VllmEngine)
+        tokenizer = engine._tokenizer
+        labels = [*tokenizer.label_ids((TRUE, FALSE), model=rank1.model).values()]
+        (texts,) = retrieve([QUERY], PASSAGES)
+        prompts = [[*tokenizer.encode(build_prompt(QUERY, text).text)] for text in texts]
+        compare("vLLM in this process", on_engine(engine, labels), prompts, labels)
     with (
         tempfile.TemporaryDirectory() as folder,
-        apart(demo_server(Path(folder) / "log", block_size=BLOCK_SIZE)) as url,
+        on_own_cores(demo_server(Path(folder) / "log", block_size=BLOCK_SIZE)) as url,
     ):
         compare("vLLM server", on_server(url, labels), prompts, labels)
 
@@ -90,7 +93,7 @@ def compare(where: str, complete: Complete, prompts: list[list[int]], labels: li
         for name, taken in seconds.items():
             ratios[name].append(seconds["(d) none"] / taken)
         speeds = (
-            f"{name[:3]} {len(prompts) * (THOUGHT_TOKENS + 1) / seconds[name]:7.0f}"
+            f"{name[:3]} {len(prompts) * (REASONING_TOKENS + 1) / seconds[name]:7.0f}"
             for name in RECIPES
         )
         print(f"  round {turn + 1}, tokens/s: {', '.join(speeds)}")
@@ -98,9 +101,9 @@ def compare(where: str, complete: Complete, prompts: list[list[int]], labels: li
     for name in RECIPES:
         print(f"  {name:27} median ratio to none {statistics.median(ratios[name]):.2f}", end="")
         odds = [_log_odds(one, labels) for one in seen[name]]
-        apart = [abs(x - y) for x, y in zip(odds, exact, strict=True) if x is not None and y]
-        if apart:
-            print(f", {len(apart)} of {len(odds)} log-odds, at most {max(apart):.1e} from (c)'s")
+        gaps = [abs(x - y) for x, y in zip(odds, exact, strict=True) if x is not None and y]
+        if gaps:
+            print(f", {len(gaps)} of {len(odds)} log-odds, at most {max(gaps):.1e} from (c)'s")
         else:
             print()
 
@@ -116,12 +119,12 @@ def _log_odds(logprobs: dict[int, float], labels: list[int]) -> float | None:
     return None if true is None or false is None else true - false
 
 
-def on_engine(rank1: Rank1, labels: list[int]) -> Complete:
-    """Completions by the object's own vLLM engine."""
+def on_engine(engine: VllmEngine, labels: list[int]) -> Complete:
+    """Return completions by a vLLM engine in this process."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    llm = rank1._engine._llm  # type: ignore[attr-defined]
+    llm = engine._llm
     numbers = itertools.count()
     chosen: dict[Logprobs, dict[str, Any]] = {
         None: {},
@@ -140,7 +143,7 @@ def on_engine(rank1: Rank1, labels: list[int]) -> Complete:
             output_kind=RequestOutputKind.FINAL_ONLY,
             **chosen[logprobs],
         )
-        given = {"type": "token", "prompt_token_ids": prompt}
+        given: Any = {"type": "token", "prompt_token_ids": prompt}
         async for answer in llm.generate(given, parameters, f"benchmark-{next(numbers)}"):
             output = answer.outputs[0]
         last = output.logprobs[-1] if output.logprobs else {}
@@ -150,7 +153,7 @@ def on_engine(rank1: Rank1, labels: list[int]) -> Complete:
 
 
 def on_server(url: str, labels: list[int]) -> Complete:
-    """Completions by a vLLM server."""
+    """Return completions by a vLLM server."""
     client = openai.AsyncOpenAI(base_url=url, api_key="none", timeout=600)
     chosen: dict[Logprobs, dict[str, Any]] = {
         None: {},

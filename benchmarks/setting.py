@@ -1,7 +1,7 @@
 """The demonstration model on vLLM, and passages for it.
 
-It is so small that a step of the engine is as short as on a GPU, so what vLLM does in Python for
-every token weighs about as much as it does there.
+It is so small that a step of the engine is as short as on a GPU, so vLLM's own work for each
+token weighs about as much as there.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ T = TypeVar("T")
 
 
 @contextmanager
-def apart(model: AbstractContextManager[T]) -> Iterator[T]:
-    """A model whose processes have processor cores of their own, as if on another machine.
+def on_own_cores(model: AbstractContextManager[T]) -> Iterator[T]:
+    """Start a model on processor cores of its own, as if it ran on another machine.
 
-    They get all cores but one, and this thread and those it starts afterwards get that one. Where
-    all shared all, Linux let a thread with work to do wait for up to 1.4 seconds, which measured
-    the operating system. With a single core, or where cores can't be chosen, all share all.
+    Its processes get all cores but one; this thread and those it starts afterwards get that one.
+    On shared cores, Linux let a thread that was ready wait for up to 1.4 seconds. With a single
+    core, or if cores can't be chosen, all cores are shared.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(cores) < 2:
@@ -53,7 +53,7 @@ def apart(model: AbstractContextManager[T]) -> Iterator[T]:
 
 @contextmanager
 def demo_on_vllm() -> Iterator[Rank1]:
-    """Rank1 on vLLM in this process."""
+    """Load Rank1 on vLLM in this process."""
     # GiB; vLLM for processors would otherwise take half of the memory.
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -62,8 +62,8 @@ def demo_on_vllm() -> Iterator[Rank1]:
         yield rank1
 
 
-def found_passages(queries: Iterable[str], count: int) -> list[list[str]]:
-    """The best passages for each query, from the documentation of Python's standard library."""
+def retrieve(queries: Iterable[str], count: int) -> list[list[str]]:
+    """Return the best passages of Python's documentation for each query."""
     # bm25s loads numba. vLLM's processes import the script that started them, and vLLM 0.32 for
     # processors fails to start where numba is loaded: so not before vLLM has started.
     from examples.bm25 import Bm25Index

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
@@ -52,7 +52,10 @@ class SelectionArguments(TypedDict):
     score_threshold: float | None
 
 
-def _as_secret(key: SecretStr | str | None) -> SecretStr | None:
+Key = SecretStr | str | Callable[[], str]
+
+
+def _as_secret(key: Key | None) -> Key | None:
     return SecretStr(key) if isinstance(key, str) else key
 
 
@@ -86,11 +89,11 @@ class Rank1Settings(Options):
     """server: the name that the model is served under; None for the only one. vllm and
     transformers: a checkpoint's name on the hub, or its folder."""
 
-    api_key: Annotated[SecretStr | str | None, AfterValidator(_as_secret)] = Field(
+    api_key: Annotated[Key | None, AfterValidator(_as_secret)] = Field(
         default=None, exclude=True, repr=False
     )
-    """server: the key; None for `RANK1_API_KEY` of the environment, "" for no key. Never part of
-    a serialized or pickled form."""
+    """server: the key, or a function that is called for each request; None for `RANK1_API_KEY` of
+    the environment, "" for no key. Never part of a serialized or pickled form."""
 
     default_headers: dict[str, str] | None = Field(default=None, exclude=True, repr=False)
     """server: HTTP headers of every request. Never part of a serialized or pickled form, as a
@@ -167,7 +170,7 @@ class Rank1Settings(Options):
         self._rank1 = self.rank1 or self._make_rank1()
         # Show the options that are used: a shared reranker's, or the demonstration model's own.
         for name in Options.model_fields.keys() - self.model_fields_set:
-            self.__dict__[name] = getattr(self._rank1.options, name)
+            object.__setattr__(self, name, getattr(self._rank1.options, name))
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with other settings.
@@ -200,8 +203,9 @@ class Rank1Settings(Options):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
-        # A cache or the object behind a callback may hold files or locks.
-        memo |= {id(value): value for value in (self.cache, self.on_judgments)}
+        # A cache or the object behind a function may hold files or locks.
+        shared = (self.cache, self.on_judgments, self.api_key)
+        memo |= {id(value): value for value in shared}
         copy = super().__deepcopy__(memo)
         copy._owns_rank1 = False
         return copy

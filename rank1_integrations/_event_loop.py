@@ -414,8 +414,8 @@ def _leave_parents_loop() -> None:
         _abandoned.append(_loop)
         _loop.set_exception_handler(lambda *_: None)
         null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in [*_selector.get_map()]:
-            os.dup2(null, descriptor, inheritable=False)
+        for key in [*_selector.get_map().values()]:
+            os.dup2(null, key.fd, inheritable=False)
         os.close(null)
     _abandoned.extend(_spawned)
     _spawned.clear()

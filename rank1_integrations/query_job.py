@@ -70,6 +70,7 @@ class QueryJob:
         copies = {index for indices in self._copies.values() for index in indices}
         # Passages without an emitted judgment, in the retriever's order.
         self._open = dict.fromkeys(i for i in range(len(passages)) if i not in copies)
+        self._distinct = len(self._open)
         self._upcoming = iter([*self._open])
         self._direct: dict[int, Judgment] = {}
         self._found = 0
@@ -200,7 +201,7 @@ class QueryJob:
         """Return as many passages as will hold what is missing, going by those judged so far."""
         if self._options.enough is None:
             return [*self._upcoming]
-        judged = len(self._passages) - len(self._open.keys() - self._direct.keys())
+        judged = self._distinct - len(self._open.keys() - self._direct.keys())
         reaching = self._reaching()
         # Laplace's rule of succession: before anything is known, one half.
         share = (reaching + 1) / (judged + 2)

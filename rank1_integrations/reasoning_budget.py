@@ -79,7 +79,9 @@ class ReasoningBudget:
         band = uncertainty_band(list(log_odds.values()), self._selection, self._settings.margin)
         # 0.3 of 20 are 6, whatever the last bit of the product says.
         allowed = max(1, math.floor(self._settings.max_share * len(self._direct) + 1e-9))
-        size = math.ceil((allowed - len(self._chosen)) / 2)
+        # Around a threshold the shift moves the band, so smaller rounds choose better.
+        parts = 3 if math.isfinite(band.high) else 2
+        size = math.ceil((allowed - len(self._chosen)) / parts)
         ranked = rank_for_reasoning(log_odds, band, exclude=self._chosen) if size > 0 else []
         chosen = ranked[: max(size, 0)]
         self._chosen.update(chosen)
@@ -146,8 +148,9 @@ class StragglerLimit:
     """The most tokens that reasoning about one passage of a query may have.
 
     A few runaways double the mean time of a query, and passages can be written to prolong
-    reasoning (arXiv 2601.13112). Short reasoning ends first, so the median of the first ones that
-    are finished is too low: the limit holds once half of those that began are.
+    reasoning (arXiv 2601.13112). The limit holds once a quarter of the query's reasonings are
+    finished. These are its shortest ones, which does no harm: when another one reaches a multiple
+    of their median, those of a length between have finished too, and have raised it.
     """
 
     def __init__(self, factor: float | None) -> None:
@@ -166,12 +169,14 @@ class StragglerLimit:
 
     def finish(self, judgment: Judgment) -> None:
         """Learn from one that this limit did not end."""
-        if 0 < judgment.reasoning_tokens < self() and not judgment.cached:
+        if judgment.cached:
+            self._begun -= 1
+        elif 0 < judgment.reasoning_tokens < self():
             bisect.insort(self._finished, judgment.reasoning_tokens)
 
     def __call__(self) -> float:
         """Return the limit in tokens by now; infinity if there is none yet."""
         count = len(self._finished)
-        if self._factor is None or count < max(_MIN_FINISHED, self._begun / 2):
+        if self._factor is None or count < max(_MIN_FINISHED, self._begun / 4):
             return math.inf
         return self._factor * self._finished[count // 2]

@@ -406,8 +406,8 @@ class Rank1:
 
     async def _close(self) -> None:
         self._finalizer.detach()
-        if not self._is_closed and self._runtime.is_current:
-            self._is_closed = True
+        is_open, self._is_closed = not self._is_closed, True
+        if is_open and self._runtime.is_current:
             await self._runtime.latest.aclose()
 
     def _new_runtime(self, engine: Engine) -> _Runtime:

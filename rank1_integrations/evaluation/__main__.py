@@ -1,9 +1,8 @@
-"""Judges a collection under each policy and says what each brings and costs.
+"""Judge a collection under each policy, and report the policies' quality and cost.
 
 A collection is a folder with queries.tsv, corpus.tsv and qrels.txt, or BEIR's queries.jsonl,
-corpus.jsonl and qrels/test.tsv; and, for the candidates, a retriever's run.txt. A server's key is
-taken from RANK1_API_KEY or else OPENAI_API_KEY. Run the same command again to go on where an
-interrupted one stopped.
+corpus.jsonl and qrels/test.tsv; and, for the candidates, a retriever's run.txt. The key of a
+server is read from RANK1_API_KEY. Run the same command again to continue an interrupted one.
 """
 
 from __future__ import annotations
@@ -19,19 +18,37 @@ from typing import Any
 from rank1_integrations.config import Options
 from rank1_integrations.evaluation.collection import read_collection
 from rank1_integrations.evaluation.policies import DEFAULTS, FIXED, parse_policies
-from rank1_integrations.evaluation.runner import Setup
+from rank1_integrations.evaluation.runner import EvaluationConfig
 from rank1_integrations.exceptions import Rank1Error
 
-MODEL = ("backend", "base_url", "model", "engine_args")
-CUT = ("top_n", "score_threshold")
+MODEL = (
+    "backend",
+    "base_url",
+    "model",
+    "context_length",
+    "timeout",
+    "max_retries",
+    "engine_args",
+    "device",
+    "dtype",
+    "batch_size",
+)
+SELECTION = ("top_n", "score_threshold")
 OPTIONS = tuple(name for name in Options.model_fields if name not in FIXED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the experiment; returns the exit status: 0, or 1 with a sentence on what went wrong."""
-    asked = _parser().parse_args(arguments)
+    """Run the evaluation.
+
+    Args:
+        arguments: Of the command line; None for those of the process.
+
+    Returns:
+        The exit status: 0, 1 after an error message, or 130 if interrupted.
+    """
+    parsed = _parser().parse_args(arguments)
     try:
-        _run(asked)
+        _run(parsed)
     except (Rank1Error, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -41,28 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(asked: argparse.Namespace) -> None:
-    policies = parse_policies(asked.policy)
+def _run(parsed: argparse.Namespace) -> None:
+    policies = parse_policies(parsed.policy)
     collection = read_collection(
-        asked.collection,
-        qrels=asked.qrels,
-        run=asked.run,
-        min_grade=asked.min_grade,
-        candidates=asked.candidates,
+        parsed.collection,
+        qrels=parsed.qrels,
+        run=parsed.run,
+        min_relevance=parsed.min_relevance,
+        candidates=parsed.candidates,
     )
-    # Here, so that --help and mistakes cost no time, and a missing library is a sentence.
-    from rank1_integrations.evaluation.experiment import try_policies
+    # Imported late: --help and mistakes take no time, and a missing library is one sentence.
+    from rank1_integrations.evaluation.experiment import evaluate_policies
 
-    settings = {name: value for name, value in vars(asked).items() if name in Setup.model_fields}
-    with closing(Setup.check(settings)) as setup:
-        try_policies(
+    fields = EvaluationConfig.model_fields
+    settings = {name: value for name, value in vars(parsed).items() if name in fields}
+    with closing(EvaluationConfig(**settings)) as config:
+        evaluate_policies(
             policies,
-            setup,
+            config,
             collection,
-            queries=asked.queries,
-            min_grade=asked.min_grade,
-            gains=asked.gains,
-            output=asked.output,
+            queries=parsed.queries,
+            min_relevance=parsed.min_relevance,
+            gains=parsed.gains,
+            output=parsed.output,
         )
 
 
@@ -76,44 +94,43 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME:option=value,...",
-        help="a set of options to try, as often as there are policies; the first is what the "
-        f"others are compared with. Default: {' '.join(map(str, DEFAULTS))}, which may also be "
-        "given by name alone",
+        help="a named set of options, repeatable; the first policy is the baseline. Default: "
+        f"{' '.join(map(str, DEFAULTS))}, which can also be given by name alone",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("rank1-experiment"), help="folder for all results"
+        "--output", type=Path, default=Path("rank1-evaluation"), help="folder for all results"
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--qrels", type=Path, help="another place for the judgments of people")
-    data.add_argument("--run", type=Path, help="another place for the retriever's result")
-    data.add_argument("--queries", type=_count, help="judge the first so many only")
-    data.add_argument("--candidates", type=_count, help="the retriever's first so many only")
+    data.add_argument("--qrels", type=Path, help="another qrels file")
+    data.add_argument("--run", type=Path, help="another run file of the retriever")
+    data.add_argument("--queries", type=_count, help="judge only the first so many queries")
+    data.add_argument("--candidates", type=_count, help="judge only the best so many candidates")
     data.add_argument(
-        "--min-grade", type=_count, default=1, help="the lowest grade that counts as relevant"
+        "--min-relevance", type=_count, default=1, help="lowest label that counts as relevant"
     )
     data.add_argument(
         "--gains",
         choices=["linear", "exponential"],
         default="linear",
-        help="a passage's worth in nDCG: its grade, as trec_eval has it, or 2^grade - 1",
+        help="gain of a passage in nDCG: its label, as in trec_eval, or 2^label - 1",
     )
     _add(parser.add_argument_group("model"), MODEL)
-    _add(parser.add_argument_group("what a user would keep"), CUT)
-    _add(parser.add_argument_group("options of all policies that don't say otherwise"), OPTIONS)
+    _add(parser.add_argument_group("selection"), SELECTION)
+    _add(parser.add_argument_group("options of all policies that do not set them"), OPTIONS)
     return parser
 
 
 def _add(group: argparse._ArgumentGroup, names: Sequence[str]) -> None:
-    """Arguments named as the settings are, which also check them."""
+    """Add an argument for each setting. The settings validate the values."""
     for name in names:
-        field = Setup.model_fields[name]
-        says = " ".join((field.description or "").split()).replace("%", "%%")
+        field = EvaluationConfig.model_fields[name]
+        description = " ".join((field.description or "").split()).replace("%", "%%")
         default = "" if field.default is None else f" Default: {field.default}"
         group.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,
             type=_json if name == "engine_args" else str,
-            help=says + default,
+            help=description + default,
         )
 
 
@@ -126,7 +143,7 @@ def _json(text: str) -> Any:
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on; it is {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1; it is {text!r}")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Reads a test collection: queries, passages, and what people judged, in TREC's or BEIR's files."""
+"""Read a test collection (queries, corpus, qrels, run) in the file formats of TREC or BEIR."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ RUN = "run.txt"
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query, the passages to judge for it, and how relevant people found them.
+    """A query with its candidates and its relevance labels.
 
     Attributes:
-        id: Its name in the files.
-        text: What is asked.
-        passages: Id and text of each candidate, in the retriever's order.
-        grades: Passage id to grade, for every passage that people judged, candidate or not.
-            Above 0 is relevant, more is better.
+        id: Its id in the files.
+        text: Its text.
+        passages: Id and text of each candidate, in the first-stage order.
+        qrels: Passage id to relevance label, for every labelled passage, candidate or not. Labels
+            above 0 are relevant, higher is better.
     """
 
     id: str
     text: str
     passages: dict[str, str]
-    grades: dict[str, int]
+    qrels: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """Queries to try policies on.
+    """The queries to evaluate policies on.
 
     Attributes:
-        name: The folder's name.
+        name: Name of its folder.
         queries: In the order of the qrels file.
-        left_out: How many queries of the qrels have no relevant passage or no candidate. No
-            order of passages is better than another for them.
+        excluded: Number of queries in the qrels without a relevant passage or without a
+            candidate. Every order of passages is equally good for them.
     """
 
     name: str
     queries: list[Query]
-    left_out: int
+    excluded: int
 
     @property
     def digest(self) -> str:
-        """Changes with any text, candidate or grade of any query."""
-        content = [[q.id, q.text, list(q.passages.items()), q.grades] for q in self.queries]
+        """A hash of all texts, candidates and relevance labels."""
+        content = [[q.id, q.text, list(q.passages.items()), q.qrels] for q in self.queries]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -66,19 +66,19 @@ def read_collection(
     *,
     qrels: Path | None = None,
     run: Path | None = None,
-    min_grade: int = 1,
+    min_relevance: int = 1,
     candidates: int | None = None,
 ) -> Collection:
-    """The collection in a folder.
+    """Return the collection in a folder.
 
     Args:
         folder: Holds queries.tsv and corpus.tsv (id, tab, text) or queries.jsonl and corpus.jsonl
             (objects with "_id", "text" and maybe "title"), and qrels.txt or qrels/test.tsv.
-        qrels: Another place for the judgments of people: TREC's four columns or BEIR's three.
-        run: Another place for run.txt: a retriever's result in TREC's six columns. Without one,
-            the candidates are the passages that people judged, in the order of the qrels.
-        min_grade: The lowest grade that counts as relevant.
-        candidates: The most passages of one query, the retriever's first; None for all.
+        qrels: Another qrels file: TREC's four columns or BEIR's three.
+        run: Another run file: a retriever's result in TREC's six columns. None for run.txt. If
+            there is none, the candidates are the labelled passages, in the order of the qrels.
+        min_relevance: The lowest relevance label that counts as relevant.
+        candidates: The most candidates of a query, best first; None for all.
 
     Raises:
         ConfigurationError: A file is missing, a line is malformed, an id is unknown, or no query
@@ -86,73 +86,75 @@ def read_collection(
     """
     if not folder.is_dir():
         raise ConfigurationError(f"there is no folder {folder}")
-    grades = _read_qrels(_existing(qrels) if qrels else _first(folder, QRELS))
+    labels = _read_qrels(_existing(qrels) if qrels else _first(folder, QRELS))
     if run is None and (folder / RUN).exists():
         run = folder / RUN
-    retrieved = _read_run(_existing(run)) if run else {q: list(g) for q, g in grades.items()}
+    retrieved = _read_run(_existing(run)) if run else {q: list(of) for q, of in labels.items()}
     chosen = {
         query: list(islice(retrieved[query], candidates))
-        for query in grades
-        if query in retrieved and any(grade >= min_grade for grade in grades[query].values())
+        for query in labels
+        if query in retrieved and any(label >= min_relevance for label in labels[query].values())
     }
-    _check_contrast(chosen, grades, min_grade, run)
+    _check_contrast(chosen, labels, min_relevance, run)
     needed = {passage for passages in chosen.values() for passage in passages}
-    texts = _read_texts(_first(folder, CORPUS), needed, "passage")
-    asked = _read_texts(_first(folder, QUERIES), set(chosen), "query")
+    passage_texts = _read_texts(_first(folder, CORPUS), needed, "passage")
+    query_texts = _read_texts(_first(folder, QUERIES), set(chosen), "query")
     queries = [
-        Query(query, asked[query], {p: texts[p] for p in passages}, grades[query])
+        Query(query, query_texts[query], {p: passage_texts[p] for p in passages}, labels[query])
         for query, passages in chosen.items()
     ]
-    return Collection(folder.resolve().name, queries, len(grades) - len(queries))
+    return Collection(folder.resolve().name, queries, len(labels) - len(queries))
 
 
 def _check_contrast(
     chosen: dict[str, list[str]],
-    grades: dict[str, dict[str, int]],
-    min_grade: int,
+    labels: dict[str, dict[str, int]],
+    min_relevance: int,
     run: Path | None,
 ) -> None:
-    if not any(g >= min_grade for of_query in grades.values() for g in of_query.values()):
-        raise ConfigurationError(f"no passage of the qrels has grade {min_grade} or above")
+    if not any(label >= min_relevance for of in labels.values() for label in of.values()):
+        raise ConfigurationError(f"no passage of the qrels has label {min_relevance} or above")
     if not chosen:
         raise ConfigurationError(f"no query of {run} has a relevant passage in the qrels")
-    found = [
-        grades[query].get(passage, 0) >= min_grade
+    is_relevant = [
+        labels[query].get(passage, 0) >= min_relevance
         for query, passages in chosen.items()
         for passage in passages
     ]
-    if all(found):
+    if all(is_relevant):
         raise ConfigurationError(
-            "every candidate is relevant, so there is nothing to tell apart: put a retriever's "
+            "every candidate is relevant, so all policies are equally good: put a retriever's "
             f"result beside the qrels as {RUN} (query Q0 passage rank score tag)"
         )
-    if not any(found):
-        raise ConfigurationError(f"{run} found no passage that the qrels call relevant")
+    if not any(is_relevant):
+        raise ConfigurationError(
+            f"{run} has no relevant candidate: check that qrels and run use the same ids"
+        )
 
 
 def _read_qrels(file: Path) -> dict[str, dict[str, int]]:
-    """Query id to passage id to grade, in the file's order."""
-    grades: dict[str, dict[str, int]] = {}
-    for place, (query, passage, grade) in _parsed(file, _qrels_row):
-        if passage in grades.setdefault(query, {}):
-            raise ConfigurationError(f"{place}: passage {passage} of query {query} stands twice")
-        grades[query][passage] = grade
-    return grades
+    """Return query id to passage id to relevance label, in the file's order."""
+    labels: dict[str, dict[str, int]] = {}
+    for position, (query, passage, label) in _parsed(file, _qrels_row):
+        if passage in labels.setdefault(query, {}):
+            raise ConfigurationError(f"{position}: passage {passage} of query {query} is repeated")
+        labels[query][passage] = label
+    return labels
 
 
 def _qrels_row(line: str) -> tuple[str, str, int]:
     match line.split():
-        case [query, _, passage, grade] | [query, passage, grade]:
-            return query, passage, int(grade)
-    raise ValueError("expected: query Q0 passage grade, or: query passage grade")
+        case [query, _, passage, label] | [query, passage, label]:
+            return query, passage, int(label)
+    raise ValueError("expected: query Q0 passage label, or: query passage label")
 
 
 def _read_run(file: Path) -> dict[str, list[str]]:
-    """Query id to passage ids, best first by score as TREC does it, ties in the file's order."""
+    """Return query id to passage ids, best score first as in trec_eval, ties in file order."""
     scores: dict[str, dict[str, float]] = {}
-    for place, (query, passage, score) in _parsed(file, _run_row):
+    for position, (query, passage, score) in _parsed(file, _run_row):
         if passage in scores.setdefault(query, {}):
-            raise ConfigurationError(f"{place}: passage {passage} of query {query} stands twice")
+            raise ConfigurationError(f"{position}: passage {passage} of query {query} is repeated")
         scores[query][passage] = score
     return {query: sorted(of, key=of.__getitem__, reverse=True) for query, of in scores.items()}
 
@@ -165,21 +167,21 @@ def _run_row(line: str) -> tuple[str, str, float]:
 
 
 def _read_texts(file: Path, wanted: set[str], kind: str) -> dict[str, str]:
-    """The texts that are wanted; the rest of the file, which may be large, is passed over."""
+    """Return the texts of the wanted ids. A corpus is large, so the others are not kept."""
     texts: dict[str, str] = {}
     row = _json_row if file.suffix == ".jsonl" else _table_row
-    for place, (name, text) in _parsed(file, row):
+    for position, (name, text) in _parsed(file, row):
         if name not in wanted:
             continue
         if name in texts:
-            raise ConfigurationError(f"{place}: {kind} {name} stands twice")
+            raise ConfigurationError(f"{position}: {kind} {name} is repeated")
         if not text.strip():
-            raise ConfigurationError(f"{place}: {kind} {name} has no text")
+            raise ConfigurationError(f"{position}: {kind} {name} has no text")
         texts[name] = text
     missing = sorted(wanted - texts.keys())
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ConfigurationError(f"{file} lacks {len(missing)} of the ids asked for: {some}")
+        raise ConfigurationError(f"{file} lacks {len(missing)} of the needed ids: {some}")
     return texts
 
 
@@ -200,7 +202,10 @@ def _json_row(line: str) -> tuple[str, str]:
 
 
 def _parsed(file: Path, parse: Callable[[str], T]) -> Iterator[tuple[str, T]]:
-    """Each line's place, for messages, and what it says; empty lines and BEIR's heading aside."""
+    """Yield each line's position, for messages, and its content.
+
+    Empty lines and the heading of BEIR's qrels are skipped.
+    """
     for number, line in enumerate(_lines(file), start=1):
         if not line.strip() or (number == 1 and line.split()[0] == "query-id"):
             continue

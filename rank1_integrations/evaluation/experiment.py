@@ -1,4 +1,4 @@
-"""All policies, one after another, and the report on those that finished."""
+"""Evaluate all policies, one after another, and report those that finished."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rank1_integrations.evaluation.collection import Collection, Query
-from rank1_integrations.evaluation.measures import Gains, Scale, compare, measure, unranked
+from rank1_integrations.evaluation.metrics import (
+    Gains,
+    MetricConfig,
+    compare,
+    compute_metrics,
+    first_stage_results,
+)
 from rank1_integrations.evaluation.policies import Policy
 from rank1_integrations.evaluation.report import Report, Row, show, write
-from rank1_integrations.evaluation.runner import PolicyRun, Setup
+from rank1_integrations.evaluation.runner import EvaluationConfig, PolicyRun
 from rank1_integrations.exceptions import MissingExtraError
 
 try:
@@ -19,71 +25,73 @@ except ImportError as error:
     raise MissingExtraError(error.name or "rich", "evaluation") from None
 
 
-def try_policies(
+def evaluate_policies(
     policies: Sequence[Policy],
-    setup: Setup,
+    config: EvaluationConfig,
     collection: Collection,
     *,
     queries: int | None,
-    min_grade: int,
+    min_relevance: int,
     gains: Gains,
     output: Path,
 ) -> None:
-    """Judge a collection under each policy, and report those that finished, come what may.
+    """Judge a collection under each policy, and report the policies that finished.
+
+    The report is written even if a later policy fails.
 
     Args:
-        policies: What to try; the first is what the others are compared with.
-        setup: The model, and where a user would cut.
-        collection: What to judge.
-        queries: Its first so many only; None for all.
-        min_grade: The lowest grade that counts as relevant.
-        gains: A passage's worth in nDCG.
-        output: Folder for all results; what is there already is reused.
+        policies: The policies; the first is the baseline.
+        config: The model and the selection.
+        collection: The collection.
+        queries: Judge only so many queries, the first ones; None for all.
+        min_relevance: The lowest relevance label that counts as relevant.
+        gains: Gain of a passage in nDCG.
+        output: Folder for all results; stored judgments are reused.
 
     Raises:
-        ConfigurationError: A policy can't work, or was judged with other settings before.
+        ConfigurationError: A policy can't work, or has judgments made with other settings.
         EngineError: The model gives no answers any more.
     """
-    model = setup.start()
-    # All are made before the first is judged, so that a mistake in the last shows at once.
+    model = config.start()
+    # All are made before the first is judged, so that a mistake in the last fails at once.
     runs = [
-        PolicyRun(setup, model, policy, collection, output / policy.name) for policy in policies
+        PolicyRun(config, model, policy, collection, output / policy.name) for policy in policies
     ]
     chosen = collection.queries[:queries]
-    scale = Scale(
-        top_n=setup.top_n,
-        score_threshold=setup.score_threshold,
-        min_grade=min_grade,
+    metric_config = MetricConfig(
+        top_n=config.top_n,
+        score_threshold=config.score_threshold,
+        min_relevance=min_relevance,
         gains=gains,
     )
     report = Report(
         model=model,
         collection=collection.name,
         queries=len(chosen),
-        left_out=collection.left_out,
-        scale=scale,
-        retriever=measure(chosen, unranked(chosen), scale),
+        excluded=collection.excluded,
+        config=metric_config,
+        first_stage=compute_metrics(chosen, first_stage_results(chosen), metric_config),
     )
     console = Console(stderr=True)
     try:
         for run in runs:
-            report.rows.append(_try(run, chosen, report, console))
+            report.rows.append(_evaluate(run, chosen, report, console))
     except BaseException:
-        console.print(f"Nothing judged is lost: the same command goes on from what is in {output}")
+        console.print(f"Run the same command again to continue from the judgments in {output}")
         raise
     finally:
         if report.rows:
             write(report, output)
             show(report)
-    console.print(f"Judgments, figures and plots are in {output}")
+    console.print(f"Judgments, metrics and plots are in {output}")
 
 
-def _try(run: PolicyRun, queries: Sequence[Query], report: Report, console: Console) -> Row:
-    """One policy's row of the report, with the first policy as what it is compared with."""
+def _evaluate(run: PolicyRun, queries: Sequence[Query], report: Report, console: Console) -> Row:
+    """Return the report's row for one policy, compared with the first one."""
     name = run.policy.name
-    if known := run.known(queries):
-        console.print(f"{name}: {known} queries judged before are reused")
-    judged = list(track(run.judge(queries), name, len(queries), console=console))
-    figures = measure(queries, judged, report.scale)
-    baseline = report.rows[0].figures if report.rows else None
-    return Row(run.policy, figures, compare(figures, baseline) if baseline else None)
+    if stored := run.count_stored(queries):
+        console.print(f"{name}: {stored} queries with stored judgments are reused")
+    results = list(track(run.judge(queries), name, len(queries), console=console))
+    metrics = compute_metrics(queries, results, report.config)
+    baseline = report.rows[0].metrics if report.rows else None
+    return Row(run.policy, metrics, compare(metrics, baseline) if baseline else None)

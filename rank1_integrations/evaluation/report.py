@@ -1,4 +1,4 @@
-"""Shows what every policy brought and cost: a table, plots, and the figures as JSON lines."""
+"""Report quality and cost of each policy: a table, plots, and metrics as JSON lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from rank1_integrations.evaluation.measures import Comparison, Figures, Scale
+from rank1_integrations.evaluation.metrics import Comparison, MetricConfig, Metrics
 from rank1_integrations.evaluation.policies import Policy
 from rank1_integrations.exceptions import MissingExtraError
 
@@ -27,57 +27,63 @@ MARKERS = "osD^vP*X"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A finished policy; `comparison` is None for the one that the others are compared with."""
+    """A finished policy.
+
+    Attributes:
+        policy: The policy.
+        metrics: Its metrics.
+        comparison: With the baseline; None for the baseline.
+    """
 
     policy: Policy
-    figures: Figures
+    metrics: Metrics
     comparison: Comparison | None
 
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """All policies that have finished, on one model and collection.
+    """All finished policies on one model and collection.
 
     Attributes:
-        model: Its name.
-        collection: Its name.
-        queries: How many were judged.
-        left_out: How many of the collection's can't be reckoned with.
-        scale: How the figures were reckoned.
-        retriever: The figures of the candidates in the order in which they came.
+        model: The model's name.
+        collection: The collection's name.
+        queries: Number of queries.
+        excluded: Number of queries of the collection that are excluded.
+        config: How the metrics were computed.
+        first_stage: Metrics of the candidates in the first-stage order.
         rows: The policies; the first is the baseline.
     """
 
     model: str
     collection: str
     queries: int
-    left_out: int
-    scale: Scale
-    retriever: Figures
+    excluded: int
+    config: MetricConfig
+    first_stage: Metrics
     rows: list[Row] = field(default_factory=list)
 
     @property
     def heading(self) -> str:
-        """What was judged, by what."""
+        """Model, collection and its size."""
         return (
             f"{self.model} on {self.collection}: {self.queries} queries, "
-            f"{self.retriever.passages} passages"
+            f"{self.first_stage.passages} passages"
         )
 
     @property
     def baseline(self) -> str:
-        """The name of the policy that the others are compared with."""
+        """Name of the baseline."""
         return self.rows[0].policy.name
 
 
 def show(report: Report) -> None:
-    """Print what each policy brings, what it costs, and how to read it."""
+    """Print tables of quality and cost, and notes on how to read them."""
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(f"[bold]{escape(report.heading)}[/]")
-    console.print(_table(report, _brings(report)))
-    console.print(_table(report, _costs(report)))
+    console.print(_table(report, _quality(report)))
+    console.print(_table(report, _cost(report)))
     for note in _notes(report):
         console.print(escape(note), highlight=False)
 
@@ -92,71 +98,69 @@ def _table(report: Report, columns: dict[str, list[str]]) -> Table:
     return table
 
 
-def _brings(report: Report) -> dict[str, list[str]]:
+def _quality(report: Report) -> dict[str, list[str]]:
     rows = report.rows
     p_values = [row.comparison and row.comparison.p_value for row in rows]
     return {
-        f"nDCG@{report.scale.top_n}": [_number(row.figures.ndcg) for row in rows],
+        f"nDCG@{report.config.top_n}": [_number(row.metrics.ndcg) for row in rows],
         f"to {report.baseline} [95%]": [_interval(row.comparison) for row in rows],
         "p": ["" if p is None else f"{p:.3f}" for p in p_values],
-        "MRR": [_number(row.figures.mrr) for row in rows],
-        "precision": [_number(row.figures.precision) for row in rows],
-        "recall": [_number(row.figures.recall) for row in rows],
-        "ECE": [_number(row.figures.calibration_error) for row in rows],
+        "MRR": [_number(row.metrics.mrr) for row in rows],
+        "precision": [_number(row.metrics.precision) for row in rows],
+        "recall": [_number(row.metrics.recall) for row in rows],
+        "ECE": [_number(row.metrics.calibration_error) for row in rows],
     }
 
 
-def _costs(report: Report) -> dict[str, list[str]]:
+def _cost(report: Report) -> dict[str, list[str]]:
     rows = report.rows
     shares = [row.comparison and row.comparison.tokens_share for row in rows]
     return {
-        "thoughts": [str(_thoughts(row.figures)) for row in rows],
-        "tokens": [f"{row.figures.tokens:,}" for row in rows],
+        "reasoned": [str(row.metrics.reasoned) for row in rows],
+        "tokens": [f"{row.metrics.tokens:,}" for row in rows],
         f"of {report.baseline}": ["" if share is None else f"{share:.0%}" for share in shares],
-        "seconds": [f"{row.figures.seconds:.1f}" for row in rows],
-        "s/query": [f"{row.figures.median_seconds:.2f}" for row in rows],
-        "slowest": [f"{row.figures.slowest_seconds:.2f}" for row in rows],
-        "skipped": [str(row.figures.finishes.get("skipped", 0)) for row in rows],
-        "failed": [str(row.figures.failures) for row in rows],
+        "seconds": [f"{row.metrics.seconds:.1f}" for row in rows],
+        "s/query": [f"{row.metrics.median_seconds:.2f}" for row in rows],
+        "slowest": [f"{row.metrics.slowest_seconds:.2f}" for row in rows],
+        "skipped": [str(row.metrics.finish_reasons.get("skipped", 0)) for row in rows],
+        "failed": [str(row.metrics.failures) for row in rows],
     }
-
-
-def _thoughts(figures: Figures) -> int:
-    return figures.finishes.get("concluded", 0) + figures.finishes.get("forced", 0)
 
 
 def _number(value: float | None) -> str:
     return "none" if value is None else f"{value:.3f}"
 
 
-def _interval(against: Comparison | None) -> str:
-    if against is None:
+def _interval(comparison: Comparison | None) -> str:
+    if comparison is None:
         return ""
-    if against.low is None or against.high is None:
-        return f"{against.difference:+.3f}"
-    return f"{against.difference:+.3f} [{against.low:+.3f}, {against.high:+.3f}]"
+    if comparison.low is None or comparison.high is None:
+        return f"{comparison.difference:+.3f}"
+    return f"{comparison.difference:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
 
 
 def _notes(report: Report) -> list[str]:
-    scale = report.scale
-    gain = "the grade" if scale.gains == "linear" else "2^grade - 1"
+    config = report.config
+    gain = "relevance label" if config.gains == "linear" else "2^label - 1"
     notes = [
-        f"The retriever's own order: nDCG@{scale.top_n} {_number(report.retriever.ndcg)}, "
-        f"MRR {_number(report.retriever.mrr)}.",
-        f"Gain in nDCG: {gain}. Relevant: grade {scale.min_grade} or above. "
-        f"Precision and recall at score >= {scale.score_threshold:g}.",
-        f"Against {report.baseline}: mean difference in nDCG, its 95% confidence interval and p of "
-        "a paired t-test over queries, uncorrected for the number of policies.",
-        "Tokens: generated, for thoughts, verdicts and looks at where an answer stands.",
-        "Seconds: wall clock, measured once, one query after another; s/query is the median.",
+        f"First-stage order: nDCG@{config.top_n} {_number(report.first_stage.ndcg)}, "
+        f"MRR {_number(report.first_stage.mrr)}.",
+        f"Gain in nDCG: {gain}. Relevant: label >= {config.min_relevance}. "
+        f"Precision and recall at score >= {config.score_threshold:g}.",
+        f"To {report.baseline}: mean difference in nDCG, its 95% confidence interval and p of a "
+        "paired t-test over queries, not corrected for the number of policies.",
+        "Tokens: generated for reasoning, verdicts and probes.",
+        "Seconds: wall clock of one run, queries one after another; s/query is the median.",
     ]
-    if report.left_out:
-        notes.append(f"Left out: {report.left_out} queries without relevant passage or candidate.")
+    if report.excluded:
+        notes.append(
+            f"Excluded: {report.excluded} queries without a relevant passage or a candidate."
+        )
     return notes
 
 
 def write(report: Report, folder: Path) -> None:
-    """Figures and plots into a folder: report.jsonl, policies.png and calibration.png."""
+    """Write report.jsonl, policies.png and calibration.png to a folder."""
     with (folder / "report.jsonl").open("w", encoding="utf-8") as file:
         for row in report.rows:
             file.write(json.dumps(_line(report, row)) + "\n")
@@ -167,48 +171,48 @@ def write(report: Report, folder: Path) -> None:
 def _line(report: Report, row: Row) -> dict[str, Any]:
     return {
         "policy": row.policy.name,
-        "options": row.policy.options,
+        "options": row.policy.settings,
         "model": report.model,
         "collection": report.collection,
         "queries": report.queries,
-        "left_out": report.left_out,
-        **asdict(report.scale),
-        **asdict(row.figures),
-        "retriever": {"ndcg": report.retriever.ndcg, "mrr": report.retriever.mrr},
+        "excluded": report.excluded,
+        **asdict(report.config),
+        **asdict(row.metrics),
+        "first_stage": {"ndcg": report.first_stage.ndcg, "mrr": report.first_stage.mrr},
         "baseline": report.baseline,
         "comparison": asdict(row.comparison) if row.comparison else None,
     }
 
 
 def plot_policies(report: Report) -> Figure:
-    """Quality over cost: nDCG and the share of the baseline's tokens, a point for each policy."""
+    """Plot quality over cost: nDCG and the share of the baseline's tokens, a point each."""
     figure, axes = _axes(report.heading)
-    most = report.rows[0].figures.tokens
+    baseline = report.rows[0].metrics
     for row, marker in zip(report.rows, cycle(MARKERS), strict=False):
-        share = row.figures.tokens / most
+        share = row.metrics.tokens / baseline.tokens
         axes.errorbar(
             share,
-            row.figures.ndcg,
+            row.metrics.ndcg,
             yerr=_bars(row.comparison),
             marker=marker,
             markersize=9,
             fillstyle="none",
             linestyle="none",
             capsize=4,
-            label=f"{row.policy.name}: {row.figures.ndcg:.3f}, {share:.0%} of tokens",
+            label=f"{row.policy.name}: {row.metrics.ndcg:.3f}, {share:.0%} of tokens",
         )
-    axes.axhline(report.rows[0].figures.ndcg, linestyle="--", linewidth=0.8, color="C0")
+    axes.axhline(baseline.ndcg, linestyle="--", linewidth=0.8, color="C0")
     axes.axhline(
-        report.retriever.ndcg,
+        report.first_stage.ndcg,
         linestyle=":",
         color="grey",
-        label=f"retriever's order: {report.retriever.ndcg:.3f}",
+        label=f"first-stage order: {report.first_stage.ndcg:.3f}",
     )
     axes.margins(0.15)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, -0.02), min(top, 1.02))
-    axes.set_xlabel(f"tokens generated, as a share of {report.baseline}'s {most:,}")
-    axes.set_ylabel(f"nDCG@{report.scale.top_n}")
+    axes.set_xlabel(f"tokens generated, as a share of {report.baseline}'s {baseline.tokens:,}")
+    axes.set_ylabel(f"nDCG@{report.config.top_n}")
     axes.set_title(
         f"bars: 95% confidence interval of the difference to {report.baseline}", fontsize=9
     )
@@ -216,27 +220,28 @@ def plot_policies(report: Report) -> Figure:
     return figure
 
 
-def _bars(against: Comparison | None) -> list[list[float]] | None:
-    """How far the interval of the difference reaches down and up."""
-    if against is None or against.low is None or against.high is None:
+def _bars(comparison: Comparison | None) -> list[list[float]] | None:
+    """Return the lengths of the error bar, downwards and upwards."""
+    if comparison is None or comparison.low is None or comparison.high is None:
         return None
-    return [[against.difference - against.low], [against.high - against.difference]]
+    difference = comparison.difference
+    return [[difference - comparison.low], [comparison.high - difference]]
 
 
 def plot_calibration(report: Report) -> Figure:
-    """The share of relevant passages over the score, a line for each policy."""
+    """Plot the share of relevant passages over the score, a line for each policy."""
     figure, axes = _axes(report.heading)
     axes.plot([0, 1], [0, 1], linestyle="--", linewidth=0.8, color="grey", label="calibrated")
     for number, row in enumerate(report.rows):
-        bins, color = row.figures.bins, f"C{number}"
+        bins, color = row.metrics.bins, f"C{number}"
         scores, shares = [one.score for one in bins], [one.relevant for one in bins]
-        judged = sum(one.passages for one in bins)
-        error = _number(row.figures.calibration_error)
+        scored = sum(one.passages for one in bins)
+        error = _number(row.metrics.calibration_error)
         axes.plot(scores, shares, color=color, label=f"{row.policy.name}: ECE {error}")
-        # A mark's area is its number of passages: small ones say little.
-        areas = [600 * one.passages / judged for one in bins]
+        # Areas are proportional to the number of passages: small bins are uncertain.
+        areas = [600 * one.passages / scored for one in bins]
         axes.scatter(scores, shares, s=areas, color=color, alpha=0.5)
-    axes.axvline(report.scale.score_threshold, linewidth=0.8, linestyle=":", color="grey")
+    axes.axvline(report.config.score_threshold, linewidth=0.8, linestyle=":", color="grey")
     axes.set_xlabel("mean score of the passages in a bin")
     axes.set_ylabel("share of them that is relevant")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)

@@ -165,7 +165,7 @@ class Rank1Compressor(Rank1Settings, BaseDocumentCompressor):
         )
 
     def _grader(self) -> Self:
-        # 0.5 is where `relevant` turns, so reasoning is spent on what decides it.
+        # `relevant` changes at 0.5, so adaptive reasoning decides about that threshold.
         return self.model_copy(update={"top_n": None, "score_threshold": 0.5})
 
 

@@ -148,7 +148,7 @@ class Rank1Postprocessor(Rank1Settings, BaseNodePostprocessor):
         if self.keep_retrieval_score:
             added["retrieval_score"] = _plain(node.score)
         inner = node.node
-        # Only what is written to is copied: metadata may hold locks, cursors or generators, and
+        # A deep copy would fail or be slow: metadata may hold locks, cursors or generators, and
         # an IndexNode a whole query engine.
         copy = inner.model_copy(
             update={

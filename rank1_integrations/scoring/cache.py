@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from rank1_integrations._event_loop import closed_error
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.scoring.prompt import Prompt
 from rank1_integrations.scoring.steps import Plan, Scored
@@ -37,6 +38,7 @@ class JudgmentCache:
         self._mapping = mapping
         self._namespace = namespace
         self._in_flight: dict[str, asyncio.Future[Judgment | None]] = {}
+        self._is_closed = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rank1-cache")
 
     def key(self, model: str, prompt: Prompt, plan: Plan) -> str:
@@ -75,6 +77,7 @@ class JudgmentCache:
 
     def close(self) -> None:
         """Let the thread end when everything is written."""
+        self._is_closed = True
         self._thread.shutdown(wait=False)
 
     async def _find_or_compute(
@@ -98,6 +101,8 @@ class JudgmentCache:
             flight.set_result(shared)
 
     async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
+        if self._is_closed:
+            raise closed_error()
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def _read(self, key: str) -> Judgment | None:

@@ -84,8 +84,8 @@ async def test_there_is_no_async(proxy: TamperingProxy) -> None:
     proxy.refuse = answer_when_all_arrived
     judged = await asyncio.gather(
         *(
-            compressor.acompress_documents([Document(page_content=f"{place} {BEST}")], QUERY)
-            for place in range(AT_ONCE)
+            compressor.acompress_documents([Document(page_content=f"{number} {BEST}")], QUERY)
+            for number in range(AT_ONCE)
         )
     )
     assert [kept[0].page_content for kept in judged] == [f"{n} {BEST}" for n in range(AT_ONCE)]

@@ -59,8 +59,8 @@ def langsmith() -> Iterator[tuple[str, dict[str, Any]]]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             run_id = body.get("id") or self.path.rpartition("/")[2]
-            given = {name: value for name, value in body.items() if value is not None}
-            runs.setdefault(run_id, {}).update(given)
+            values = {name: value for name, value in body.items() if value is not None}
+            runs.setdefault(run_id, {}).update(values)
             self.send_response(202)
             self.end_headers()
             self.wfile.write(b"{}")

@@ -466,8 +466,8 @@ async def test_the_dropped_are_explained_without_tracing(
 def test_threads_and_loops_share_one_postprocessor(retriever: Bm25Retriever, server: Rank1) -> None:
     query_engine = engine(retriever, Rank1Postprocessor(rank1=server, top_n=1))
 
-    def answer(place: int) -> list[str]:
-        form = "async" if place % 2 else "sync"
+    def answer(number: int) -> list[str]:
+        form = "async" if number % 2 else "sync"
         return texts(asyncio.run(ask(form, query_engine)))
 
     with ThreadPoolExecutor(4) as threads:

@@ -19,7 +19,8 @@ from pydantic import SecretStr
 from rank1_integrations import ConfigurationError, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.llama_index import Rank1Postprocessor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 
 Adapter = Rank1Compressor | Rank1Postprocessor
 AdapterClass = type[Rank1Compressor] | type[Rank1Postprocessor]
@@ -191,6 +192,24 @@ def test_a_key_may_be_a_plain_text(adapter: AdapterClass) -> None:
     assert adapter(base_url=URL, api_key=SecretStr(KEY)).api_key == SecretStr(KEY)
 
 
+def test_a_key_may_be_a_function_that_copies_share(adapter: AdapterClass) -> None:
+    keys = iter([KEY])
+
+    def next_key() -> str:
+        return next(keys)
+
+    made = adapter(base_url=URL, api_key=next_key)
+    assert made.api_key is next_key
+    assert copy.deepcopy(made).api_key is next_key
+    assert made.model_copy(update={"thinking": "none"}).api_key is next_key
+
+
+@pytest.mark.parametrize("key", [7, ["list"]])
+def test_a_key_of_another_type_is_refused(key: Any, adapter: AdapterClass) -> None:
+    with pytest.raises(ConfigurationError, match="api_key"):
+        adapter(base_url=URL, api_key=key)
+
+
 def test_a_shared_reranker_and_settings_exclude_each_other(
     adapter: AdapterClass, rank1: Rank1
 ) -> None:
@@ -342,10 +361,10 @@ def test_a_key_is_in_no_serialized_form(
     form: Callable[[Any], Any], adapter: AdapterClass, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headers = {"X-Gateway-Key": KEY}
-    given = adapter(base_url=URL, api_key=SecretStr(KEY), default_headers=headers)
+    with_key = adapter(base_url=URL, api_key=SecretStr(KEY), default_headers=headers)
     monkeypatch.setenv("RANK1_API_KEY", KEY)
     from_environment = adapter(base_url=URL)
-    for made in (given, from_environment):
+    for made in (with_key, from_environment):
         assert KEY not in str(form(made))
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,11 +119,10 @@ async def test_the_error_of_a_stream_comes_behind_its_items() -> None:
         emit(1)
         raise ValueError("from the loop")
 
-    items = []
+    stream = _event_loop.stream(work)
+    assert await anext(stream) == 1
     with pytest.raises(ValueError, match="from the loop"):
-        async for item in _event_loop.stream(work):
-            items.append(item)
-    assert items == [1]
+        await anext(stream)
 
 
 # Forking
@@ -161,8 +161,9 @@ module = types.ModuleType({module!r})
 module.{function} = lambda name: name == {patched!r}
 sys.modules[{module!r}] = module
 from rank1_integrations import ConfigurationError, Rank1
+from rank1_integrations.testing import ScriptedEngine
 try:
-    Rank1.from_transformers("model") if {is_patched} else None
+    Rank1(ScriptedEngine(lambda passage: 1.0))
 except ConfigurationError as error:
     print(error)
 """
@@ -179,7 +180,7 @@ def test_patched_threads_are_refused_by_the_name_of_the_library(
     module: str, function: str, patched: str
 ) -> None:
     """A stub says that it has patched: the real libraries would patch this process."""
-    code = GREEN_THREADS.format(module=module, function=function, patched=patched, is_patched=True)
+    code = GREEN_THREADS.format(module=module, function=function, patched=patched)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
@@ -279,7 +280,7 @@ class Work:
     def jobs(self) -> Iterator[Callable[[], Coroutine[Any, Any, int]]]:
         for number in range(self.count):
             self.read += 1
-            yield lambda number=number: self._job(number)
+            yield partial(self._job, number)
 
     async def _job(self, number: int) -> int:
         self.begun += 1
@@ -386,14 +387,11 @@ async def test_at_its_end_a_run_is_left_without_waiting_for_its_jobs() -> None:
                 continue
         return 1
 
-    results: list[int] = []
-    until = asyncio.get_running_loop().time()
-    await WorkerPool(2).run(
-        iter([ignore_cancelling] * 3), lambda one: bool(results.append(one)), until=until
-    )
+    work, until = Work(0), asyncio.get_running_loop().time()
+    await WorkerPool(2).run(iter([ignore_cancelling] * 3), work.accept, until=until)
     stuck.set()
     await turns()
-    assert results == []
+    assert work.results == []
 
 
 async def test_callers_are_served_in_turn() -> None:

@@ -246,10 +246,13 @@ def test_two_finished_passages_tell_nothing_yet() -> None:
     assert limit_after(10, 20) == math.inf
 
 
-def test_the_limit_waits_for_half_of_those_that_began() -> None:
-    """Short reasoning ends first, so the first ones finished are no fair sample."""
-    assert limit_after(10, 20, 30, begun=7) == math.inf
-    assert limit_after(10, 20, 30, begun=6) == 80
+def test_the_limit_waits_for_a_quarter_of_those_that_began() -> None:
+    assert limit_after(10, 20, 30, begun=13) == math.inf
+    assert limit_after(10, 20, 30, begun=12) == 80
+
+
+def test_the_limit_holds_if_most_passages_are_stragglers() -> None:
+    assert limit_after(*[10] * 5, *[40] * 15) == 40
 
 
 def test_cached_judgments_and_those_without_tokens_tell_nothing() -> None:
@@ -257,8 +260,15 @@ def test_cached_judgments_and_those_without_tokens_tell_nothing() -> None:
     for index in range(10):
         limit.begin()
         limit.finish(reasoned(index, 1.0, 0))
-        limit.finish(reasoned(index, 1.0, 10, cached=True))
     assert limit() == math.inf
+
+
+def test_cached_judgments_do_not_hold_the_limit_off() -> None:
+    limit = StragglerLimit(4.0)
+    for index in range(23):
+        limit.begin()
+        limit.finish(reasoned(index, 1.0, 10, cached=index < 20))
+    assert limit() == 40
 
 
 def test_stragglers_do_not_raise_the_limit_that_ended_them() -> None:

@@ -19,7 +19,7 @@ _ENDINGS: dict[str, Ending] = {
 
 
 class UnusableAnswerError(EngineError):
-    """The answer is not of the form that /v1/completions has."""
+    """The answer is not of the form that the endpoint has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def read_answer(body: Any) -> ServerAnswer:
     """Return what the JSON of an answer says.
 
     Raises:
-        UnusableAnswerError: It holds no completion.
+        UnusableAnswerError: It holds no completion, or one that the server broke off.
     """
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices:
@@ -66,6 +66,8 @@ def read_answer(body: Any) -> ServerAnswer:
     if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
         raise UnusableAnswerError("its first choice has no text")
     finish_reason, fingerprint = choice.get("finish_reason"), body.get("system_fingerprint")
+    if isinstance(finish_reason, str) and finish_reason not in ("stop", *_ENDINGS):
+        raise UnusableAnswerError(f"generation ended with {finish_reason!r}")
     stop = choice.get("stop_reason", choice.get("matched_stop"))
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -108,12 +110,7 @@ def read_end(answer: ServerAnswer, stop: str | None, stop_ids: TokenIds | None) 
         answer: Of the server.
         stop: The stop text that was asked for.
         stop_ids: Its token ids; None if not known.
-
-    Raises:
-        UnusableAnswerError: Generation was cut for another reason.
     """
-    if answer.finish_reason not in (None, "stop", *_ENDINGS):
-        raise UnusableAnswerError(f"generation ended with {answer.finish_reason!r}")
     if stop is None:
         return End(answer.text, _plain_end(answer) or "eos")
     before, mark, _ = answer.text.partition(stop)
@@ -144,13 +141,16 @@ def _plain_end(answer: ServerAnswer) -> Ending | None:
 
 
 def _listed_end(text: str, tokens: list[Token], stop_ids: TokenIds | None) -> Ending | None:
-    """Return "eos" if the last listed token is known to be neither text nor the stop text."""
-    if not tokens:
+    """Return "eos" if a token is listed behind the whole text that can't be the stop text.
+
+    llama.cpp's server takes the stop text's tokens off the list, and as many more as it counts, so
+    the last listed token can be any token of the text.
+    """
+    before = "".join(token.text or "" for token in tokens[:-1])
+    if not tokens or before != text:
         return None
     last = tokens[-1]
-    if last.text and (text.endswith(last.text) or "\ufffd" in last.text):
-        return None
-    is_other_token = last.id is not None and stop_ids is not None and last.text is not None
+    is_other_token = last.id is not None and stop_ids is not None and len(stop_ids) == 1
     return "eos" if is_other_token or last.text else None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from rank1_integrations.engines.openai_server.answer import ServerAnswer
 from rank1_integrations.engines.openai_server.client import ServerClient
-from rank1_integrations.engines.openai_server.errors import StatusError
+from rank1_integrations.engines.openai_server.errors import StatusError, UnreachableError
 from rank1_integrations.engines.openai_server.logprobs import first_candidates
 from rank1_integrations.exceptions import EngineError
 
@@ -43,8 +43,9 @@ _LOGPROBS: tuple[Fields, ...] = (
     {"logprobs": True, "top_logprobs": 10},
 )
 
-# 500 and 501: what some servers answer to a parameter that they do not know.
-_REFUSALS = frozenset({400, 422, 500, 501})
+_REFUSALS = frozenset({400, 422})
+# What some servers answer to a parameter that they do not know, and others if they fail.
+_REFUSALS_OR_FAILURES = frozenset({500, 501})
 
 # By the "owned_by" of /v1/models.
 _WITHOUT_LOGPROBS = {
@@ -187,14 +188,28 @@ class _Probe:
     ) -> ServerAnswer | None:
         """Return the answer; None if the server refuses."""
         try:
-            return await self._ask(logprobs, fields, prompt)
+            return await self._ask(logprobs, fields, prompt, max_retries=0)
         except StatusError as error:
             if error.status in _REFUSALS:
+                return None
+            # A server that answers 500 to an unknown parameter does so at once, and each time.
+            retries = 0 if error.status in _REFUSALS_OR_FAILURES else None
+        except UnreachableError:
+            retries = None
+        try:
+            return await self._ask(logprobs, fields, prompt, max_retries=retries)
+        except StatusError as error:
+            if error.status in _REFUSALS | _REFUSALS_OR_FAILURES:
                 return None
             raise
 
     async def _ask(
-        self, logprobs: Fields, fields: Fields, prompt: list[int] | None = None
+        self,
+        logprobs: Fields,
+        fields: Fields,
+        prompt: list[int] | None = None,
+        *,
+        max_retries: int | None = None,
     ) -> ServerAnswer:
         return await self._client.complete(
             {
@@ -204,5 +219,6 @@ class _Probe:
                 "temperature": 0.0,
                 **logprobs,
                 **fields,
-            }
+            },
+            max_retries=max_retries,
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
 
 import openai
 
@@ -30,8 +31,14 @@ from rank1_integrations.exceptions import ConfigurationError, EngineError, Rank1
 # A machine that is there accepts a connection at once; generating an answer takes longer.
 _CONNECT_SECONDS = 10.0
 
+# Seconds before an answer that is none is asked for again; doubled each time.
+_FIRST_PAUSE = 0.25
+
 # What the client sends of its own accord; the values of all other headers are secrets.
 _PLAIN_HEADERS = frozenset({"accept", "content-type", "user-agent"})
+
+
+T = TypeVar("T")
 
 
 class ServerClient:
@@ -78,28 +85,30 @@ class ServerClient:
             client = client.with_options(base_url=self.base_url)
         self._client = client
 
-    async def complete(self, body: Mapping[str, Any]) -> ServerAnswer:
+    async def complete(
+        self, body: Mapping[str, Any], *, max_retries: int | None = None
+    ) -> ServerAnswer:
         """Return the answer of /v1/completions.
+
+        Args:
+            body: The request.
+            max_retries: Repeats after a failure by status or connection; None for the client's
+                own number. An answer that is none is always asked for again as often as that.
 
         Raises:
             StatusError: The server refused the request or failed.
             UnreachableError: No answer came.
             EngineError: The answer can't be used.
         """
-        content = await self._send("/completions", body)
-        try:
-            return read_answer(self._json(content, "/completions"))
-        except UnusableAnswerError as error:
-            raise self.unusable(str(error), content) from None
+        return await self._request("/completions", body, read_answer, max_retries)
 
     async def models(self) -> Any:
         """Return the JSON of /v1/models. Raises as `complete`."""
-        return self._json(await self._send("/models", None), "/models")
+        return await self._request("/models", None, _as_it_is)
 
     async def post_root(self, path: str, body: Mapping[str, Any]) -> Any:
         """Return the JSON of an endpoint beside /v1. Raises as `complete`."""
-        url = f"{server_root(self.base_url)}{path}"
-        return self._json(await self._send(url, body), url)
+        return await self._request(f"{server_root(self.base_url)}{path}", body, _as_it_is)
 
     async def aclose(self) -> None:
         """Close the connections, if they are this package's own."""
@@ -107,20 +116,51 @@ class ServerClient:
         if self._is_owner:
             await self._client.close()
 
-    def unusable(self, reason: str, content: bytes = b"") -> EngineError:
-        """Return an error about an answer, with its beginning."""
-        return EngineError(
-            f"{self.base_url} sent an answer that can't be used: {reason}"
-            f"{quoted(content, self._mask)}"
-        )
-
     def __repr__(self) -> str:
         return f"ServerClient({self.base_url!r})"
 
-    async def _send(self, path: str, body: Mapping[str, Any] | None) -> bytes:
+    async def _request(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        read: Callable[[Any], T],
+        max_retries: int | None = None,
+    ) -> T:
+        """Return what `read` makes of an answer's JSON; ask again for an answer that is none."""
+        url = path if path.startswith("http") else f"{self.base_url}{path}"
+        attempt = 0
+        while True:
+            content = await self._send(path, url, body, max_retries)
+            try:
+                return read(self._checked(_parse(content), content, url))
+            except UnusableAnswerError as error:
+                if attempt == self._client.max_retries:
+                    said = quoted(content, self._mask)
+                    raise EngineError(f"{url}: the answer can't be used: {error}{said}") from None
+            except StatusError as error:
+                if attempt == self._client.max_retries or error.status < 500:
+                    raise
+            # A gateway's page or half an answer can be over at once. The openai client repeats only
+            # what failed by its status.
+            await asyncio.sleep(_FIRST_PAUSE * 2**attempt)
+            attempt += 1
+
+    def _checked(self, body: Any, content: bytes, url: str) -> Any:
+        """Return the JSON of an answer if it is no error that was sent with status 200."""
+        if (error := error_in(body)) is None:
+            return body
+        message, status = error
+        said = quoted(message.encode() or content, self._mask)
+        raise StatusError(f"{url}: the server answered with an error{said}", status)
+
+    async def _send(
+        self, path: str, url: str, body: Mapping[str, Any] | None, max_retries: int | None
+    ) -> bytes:
         if self._is_closed:
             raise EngineError("the Rank1 object is closed: make a new one")
         options = cast(Any, self._options)
+        if max_retries is not None:
+            options = {**options, "max_retries": max_retries}
         try:
             # The client's own methods look at every token id of a prompt twice, which took a third
             # of the time spent in this process, and fail in many ways on answers of other shapes.
@@ -131,28 +171,12 @@ class ServerClient:
             # The key's function may have failed, and some versions of the client hide why.
             if isinstance(cause := error.__cause__, Rank1Error):
                 raise cause from None
-            url = path if path.startswith("http") else f"{self.base_url}{path}"
             raise explained(error, url, self._mask) from None
         except RuntimeError:
             # What a closed client raises.
             if self._is_closed:
                 raise EngineError("the Rank1 object was closed during the request") from None
             raise
-
-    def _json(self, content: bytes, path: str) -> Any:
-        url = path if path.startswith("http") else f"{self.base_url}{path}"
-        try:
-            body = json.loads(content)
-        except (ValueError, RecursionError):
-            what = "HTML, not JSON" if content.lstrip()[:1] == b"<" else "no JSON, or half of it"
-            raise EngineError(
-                f"{url} answered with {what}{quoted(content, self._mask)}: is base_url= the "
-                "address of an OpenAI-compatible server, with its /v1, and nothing in between?"
-            ) from None
-        if (error := error_in(body)) is not None:
-            said = quoted(error[0].encode() or content, self._mask)
-            raise StatusError(f"{url}: the server answered with an error{said}", error[1])
-        return body
 
     def _mask(self, text: str) -> str:
         if self._is_owner:
@@ -165,6 +189,21 @@ class ServerClient:
             and not name.lower().startswith("x-stainless")
         ]
         return mask(text, [self._client.api_key, *secrets])
+
+
+def _as_it_is(body: Any) -> Any:
+    return body
+
+
+def _parse(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        what = "HTML, not JSON" if content.lstrip()[:1] == b"<" else "no JSON, or half of it"
+        raise UnusableAnswerError(
+            f"{what}; is base_url= the address of an OpenAI-compatible server, with its /v1, and "
+            "nothing in between?"
+        ) from None
 
 
 def _new_client(

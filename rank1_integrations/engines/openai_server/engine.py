@@ -13,7 +13,7 @@ from typing import Any, Self
 import openai
 
 from rank1_integrations.engines.base import Completion, Ending, Engine, Request, TokenIds
-from rank1_integrations.engines.openai_server.answer import End, ServerAnswer, ends_with, read_end
+from rank1_integrations.engines.openai_server.answer import ServerAnswer, ends_with, read_end
 from rank1_integrations.engines.openai_server.capabilities import (
     EXACT_TEXT,
     LLAMA_CPP,
@@ -51,6 +51,9 @@ _END_OF_REASONING = "</think>"
 
 # After a refusal with one of these, another model or server may be behind the address.
 _REFUSALS = frozenset({400, 404, 422})
+
+# What servers answer to a parameter that they do not know.
+_NO_ECHO = _REFUSALS | {500, 501}
 
 # A server that has answered this long ago, in seconds, may have been restarted since.
 _FRESH_SECONDS = 2.0
@@ -126,8 +129,8 @@ class OpenAIServerEngine(Engine):
                 server.
             timeout: Seconds for one request; None for no limit. A connection must stand within 10
                 of them.
-            max_retries: Repeats after a dropped connection, 408, 409, 429 or 5xx, with growing
-                pauses.
+            max_retries: Repeats after a dropped connection, 408, 409, 429, 5xx or an answer that
+                is no completion, with growing pauses.
 
         Raises:
             ConfigurationError: An argument, or a variable of the environment, can't work.
@@ -335,7 +338,7 @@ class OpenAIServerEngine(Engine):
         stop_ids = None if request.stop is None else await self._server.ids_of(request.stop)
         end = read_end(answer, request.stop, stop_ids)
         ended = end.ended or await self._next_ending(request, end.text, answer)
-        return self._completion(request, answer, End(end.text, ended), ended, stop_ids)
+        return self._completion(request, answer, end.text, ended, stop_ids=stop_ids)
 
     async def _next_ending(self, request: Request, text: str, answer: ServerAnswer) -> Ending:
         """Return how a text ended if the answer does not tell: by the token that follows it.
@@ -367,23 +370,25 @@ class OpenAIServerEngine(Engine):
         label_ids = server.single_ids(request.labels)
         fields = server.capabilities.accepted(label_fields(label_ids) if label_ids else {})
         answer = await self._ask(request, {**server.capabilities.logprobs, **fields})
+        end = read_end(answer, request.stop, None)
         if not first_candidates(answer.logprobs):
-            raise self._client.unusable("it holds no log-probabilities")
+            raise EngineError(f"{self._client.base_url} sent a verdict without log-probabilities")
         labels = read_labels(answer.logprobs, by_label, asked_by_id="logprob_token_ids" in fields)
-        for label in by_label.keys() - labels.found.keys():
+        missing = [label for label in by_label if label not in labels.found]
+        for label in missing:
             logprob = await self._echoed(request.prompt, label, by_label[label])
             if logprob is not None:
                 labels.found[label] = logprob
-        end = read_end(answer, request.stop, None)
-        return self._completion(request, answer, end, end.ended or "length", None, labels)
+        return self._completion(request, answer, end.text, end.ended or "length", labels=labels)
 
     def _completion(
         self,
         request: Request,
         answer: ServerAnswer,
-        end: End,
+        text: str,
         ended: Ending,
-        stop_ids: TokenIds | None,
+        *,
+        stop_ids: TokenIds | None = None,
         labels: LabelLogprobs | None = None,
     ) -> Completion:
         token_ids = answer.token_ids
@@ -392,17 +397,14 @@ class OpenAIServerEngine(Engine):
             token_ids = None
         if not self._server.capabilities.takes_token_ids:
             token_ids = None
-        generated = answer.completion_tokens
         return Completion(
-            text=end.text,
+            text=text,
             ended=ended,
             prompt_ids=answer.prompt_ids,
             token_ids=token_ids,
             prompt_tokens=answer.prompt_tokens or None,
-            completion_tokens=(
-                generated if generated is not None and generated <= request.max_tokens else None
-            ),
-            cached_tokens=answer.cached_tokens,
+            completion_tokens=_at_most(request.max_tokens, answer.completion_tokens),
+            cached_tokens=_at_most(answer.prompt_tokens or 0, answer.cached_tokens),
             label_logprobs=labels.found if labels else {},
             label_bound=labels.bound if labels else None,
         )
@@ -420,8 +422,9 @@ class OpenAIServerEngine(Engine):
             answer = await self._ask(
                 request, {**self._server.capabilities.one_logprob, "echo": True}, is_trial=True
             )
-        except StatusError:
-            self._server.echoes = False
+        except StatusError as error:
+            # Other failures pass.
+            self._server.echoes = error.status not in _NO_ECHO
             return None
         return echoed_logprob(answer.logprobs, label, token, prompt_tokens=answer.prompt_tokens)
 
@@ -532,6 +535,11 @@ def _check_client(
         raise ConfigurationError(
             f"{', '.join(unused)} would have no effect beside client=: set it on the client"
         )
+
+
+def _at_most(limit: int, count: int | None) -> int | None:
+    """Return a count that a server told; None if it can't be."""
+    return count if count is not None and count <= limit else None
 
 
 def _estimated_tokens(text: str) -> int:

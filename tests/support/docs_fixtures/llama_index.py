@@ -1,4 +1,4 @@
-"""A LlamaIndex user has an index, its retriever, an LLM and a question."""
+"""A LlamaIndex user has two indexes, a retriever, an LLM and a question."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_index.core import MockEmbedding, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore
+from llama_index.core.vector_stores.utils import node_to_metadata_dict
 from llama_index_instrumentation import get_dispatcher
 
 from tests.support.llama_index_app import (
@@ -28,6 +29,7 @@ def reader() -> Iterator[dict[str, Any]]:
     index = VectorStoreIndex(retriever.nodes, embed_model=MockEmbedding(embed_dim=2))
     names: dict[str, Any] = {
         "index": index,
+        "archive": VectorStoreIndex([], embed_model=MockEmbedding(embed_dim=2)),
         "retriever": retriever,
         "llm": searching_llm(),
         "question": QUERY,
@@ -49,6 +51,9 @@ def reader() -> Iterator[dict[str, Any]]:
     assert BEST in str(names["answer"])
     assert "relevance_reasoning" not in str(names["response"])
     assert len(names["nodes"]) == len(retriever.retrieve(QUERY))
+    assert len(names["archive"].docstore.docs) == len(names["to_store"]) > 0
+    for node in names["to_store"]:
+        node_to_metadata_dict(node, flat_metadata=True)
     assert set(names["result"].metric_vals_dict) == {"mrr", "hit_rate"}
     assert names["again"].to_json() == names["written"]
     *_, traced = [span for span in spans.rerankers() if "metadata" in attributes(span)]

@@ -1,4 +1,4 @@
-"""A collection is read as it stands, and what is wrong with it is said with file and line."""
+"""Collections are read as written, and mistakes are reported with file and line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rank1_integrations import ConfigurationError
 from rank1_integrations.evaluation.collection import read_collection
-from tests.unit.evaluation.collections import CORPUS, GRADES, QUERIES, write_beir, write_trec
+from tests.unit.evaluation.collections import CORPUS, QRELS, QUERIES, write_beir, write_trec
 
 ids = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=8).filter(
     lambda name: name != "query-id" and not name.startswith("\ufeff")
@@ -25,30 +25,30 @@ texts = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]
 @pytest.mark.parametrize("write", [write_trec, write_beir])
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
-def test_what_was_written_is_read(write: Any, data: st.DataObject) -> None:
+def test_a_written_collection_is_read_back(write: Any, data: st.DataObject) -> None:
     corpus = data.draw(st.dictionaries(ids, texts, min_size=2, max_size=5))
     queries = data.draw(st.dictionaries(ids, texts, min_size=1, max_size=4))
-    # One relevant and one other passage for each, in any order; any grade for what follows.
-    grades = {
+    # One relevant and one other passage for each query, in any order; then any labels.
+    qrels = {
         name: dict(zip(data.draw(st.permutations(list(corpus))), [3, 0, -1, 1, 2], strict=False))
         for name in queries
     }
     with TemporaryDirectory() as folder:
-        collection = read_collection(write(Path(folder), queries, corpus, grades))
+        collection = read_collection(write(Path(folder), queries, corpus, qrels))
     assert {query.id: query.text for query in collection.queries} == queries
-    assert {query.id: query.grades for query in collection.queries} == grades
+    assert {query.id: query.qrels for query in collection.queries} == qrels
     for query in collection.queries:
-        assert list(query.passages.items()) == [(p, corpus[p]) for p in grades[query.id]]
-    assert collection.left_out == 0
+        assert list(query.passages.items()) == [(p, corpus[p]) for p in qrels[query.id]]
+    assert collection.excluded == 0
 
 
-def test_without_a_run_the_candidates_are_the_judged_passages_in_file_order(tmp_path: Path) -> None:
+def test_without_a_run_candidates_are_the_labelled_passages_in_file_order(tmp_path: Path) -> None:
     first, second = read_collection(write_trec(tmp_path)).queries
     assert list(first.passages) == ["b", "a"]
     assert list(second.passages) == ["c", "d", "a"]
 
 
-def test_a_run_gives_the_candidates_by_score_and_not_by_rank(tmp_path: Path) -> None:
+def test_candidates_of_a_run_are_ordered_by_score_not_by_rank(tmp_path: Path) -> None:
     write_trec(tmp_path)
     (tmp_path / "run.txt").write_text(
         "q2 Q0 a 1 0.5 bm25\nq2 Q0 c 2 7 bm25\nq2 Q0 b 3 0.5 bm25\nq1 Q0 b 1 2 bm25\n"
@@ -56,21 +56,21 @@ def test_a_run_gives_the_candidates_by_score_and_not_by_rank(tmp_path: Path) -> 
     first, second = read_collection(tmp_path).queries
     assert list(first.passages) == ["b"]
     assert list(second.passages) == ["c", "a", "b"]
-    assert second.grades == GRADES["q2"]
+    assert second.qrels == QRELS["q2"]
     assert list(read_collection(tmp_path, candidates=2).queries[1].passages) == ["c", "a"]
 
 
-def test_other_places_for_qrels_and_run_can_be_named(tmp_path: Path) -> None:
+def test_other_files_for_qrels_and_run_can_be_given(tmp_path: Path) -> None:
     write_trec(tmp_path)
     (tmp_path / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\tc\t1\n")
     (tmp_path / "dense.txt").write_text("q2 Q0 d 1 2.5 dense\nq2 Q0 c 2 1.5 dense\n")
     (only,) = read_collection(
         tmp_path, qrels=tmp_path / "dev.tsv", run=tmp_path / "dense.txt"
     ).queries
-    assert (only.id, list(only.passages), only.grades) == ("q2", ["d", "c"], {"c": 1})
+    assert (only.id, list(only.passages), only.qrels) == ("q2", ["d", "c"], {"c": 1})
 
 
-def test_a_title_stands_before_its_text(tmp_path: Path) -> None:
+def test_a_title_is_put_before_its_text(tmp_path: Path) -> None:
     write_beir(tmp_path, corpus={})
     (tmp_path / "corpus.jsonl").write_text(
         '{"_id": "a", "title": "Red", "text": "Blood."}\n{"_id": "b", "text": "Grass."}\n'
@@ -81,23 +81,23 @@ def test_a_title_stands_before_its_text(tmp_path: Path) -> None:
     assert second.passages["c"] == "Sky."
 
 
-def test_queries_without_a_relevant_passage_or_a_candidate_are_left_out_and_counted(
+def test_queries_without_a_relevant_passage_or_a_candidate_are_excluded_and_counted(
     tmp_path: Path,
 ) -> None:
-    grades = {**GRADES, "q3": {"a": 0}, "q4": {"a": 1}}
-    write_trec(tmp_path, {**QUERIES, "q3": "What?", "q4": "Which?"}, CORPUS, grades)
+    qrels = {**QRELS, "q3": {"a": 0}, "q4": {"a": 1}}
+    write_trec(tmp_path, {**QUERIES, "q3": "What?", "q4": "Which?"}, CORPUS, qrels)
     (tmp_path / "run.txt").write_text("q1 Q0 b 1 2 x\nq1 Q0 a 2 1 x\nq3 Q0 a 1 1 x\n")
     collection = read_collection(tmp_path)
     assert [query.id for query in collection.queries] == ["q1"]
-    assert collection.left_out == 3
+    assert collection.excluded == 3
 
 
-def test_what_counts_as_relevant_can_be_raised(tmp_path: Path) -> None:
-    collection = read_collection(write_trec(tmp_path), min_grade=2)
+def test_the_lowest_relevant_label_can_be_raised(tmp_path: Path) -> None:
+    collection = read_collection(write_trec(tmp_path), min_relevance=2)
     assert [query.id for query in collection.queries] == ["q1"]
 
 
-def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
+def test_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     write_trec(tmp_path)
     (tmp_path / "queries.tsv").write_bytes(
         b"\xef\xbb\xbfq1\tWhat is red?\r\n\r\nq2\tWhat is blue?\r\n"
@@ -105,16 +105,16 @@ def test_files_of_other_systems_are_read(tmp_path: Path) -> None:
     assert [query.text for query in read_collection(tmp_path).queries] == list(QUERIES.values())
 
 
-def test_the_digest_changes_with_texts_and_grades_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_changes_with_texts_and_labels_only(tmp_path: Path) -> None:
     before = read_collection(write_trec(tmp_path)).digest
     assert read_collection(write_trec(tmp_path)).digest == before
-    write_trec(tmp_path, corpus={**CORPUS, "unused": "Nobody asks for this."})
+    write_trec(tmp_path, corpus={**CORPUS, "unused": "No query has this candidate."})
     assert read_collection(tmp_path).digest == before
     write_trec(tmp_path, corpus={**CORPUS, "a": "Blood is dark red."})
     assert read_collection(tmp_path).digest != before
-    write_trec(tmp_path, grades={**GRADES, "q1": {"b": 0, "a": 1}})
+    write_trec(tmp_path, qrels={**QRELS, "q1": {"b": 0, "a": 1}})
     assert read_collection(tmp_path).digest != before
-    write_trec(tmp_path, grades={**GRADES, "q1": {"a": 2, "b": 0}})
+    write_trec(tmp_path, qrels={**QRELS, "q1": {"a": 2, "b": 0}})
     assert read_collection(tmp_path).digest != before
 
 
@@ -125,27 +125,31 @@ def test_the_digest_changes_with_texts_and_grades_and_with_nothing_else(tmp_path
         ("corpus.tsv", None, "has no corpus.tsv or corpus.jsonl"),
         ("qrels.txt", None, "has no qrels.txt or qrels.tsv or qrels/test.tsv"),
         ("queries.tsv", "q1 What?\n", r"queries.tsv, line 1: expected: id, tab, text"),
-        ("queries.tsv", "q1\tWhat?\n", r"queries.tsv lacks 1 of the ids asked for: q2"),
+        ("queries.tsv", "q1\tWhat?\n", r"queries.tsv lacks 1 of the needed ids: q2"),
         ("queries.tsv", "q1\tWhat?\nq2\t \n", r"queries.tsv, line 2: query q2 has no text"),
-        ("corpus.tsv", "a\tRed.\nb\tGreen.\n", r"corpus.tsv lacks 2 .* asked for: c, d"),
-        ("corpus.tsv", "a\tRed.\n\na\tRed.\n", r"corpus.tsv, line 3: passage a stands twice"),
+        ("corpus.tsv", "a\tRed.\nb\tGreen.\n", r"corpus.tsv lacks 2 of the needed ids: c, d"),
+        ("corpus.tsv", "a\tRed.\n\na\tRed.\n", r"corpus.tsv, line 3: passage a is repeated"),
         ("corpus.tsv", b"a\t\xff\n", "corpus.tsv is not UTF-8 text"),
-        ("qrels.txt", "q1 Q0 a 1\nq1 a\n", r"qrels.txt, line 2: expected: query Q0 passage grade"),
+        ("qrels.txt", "q1 Q0 a 1\nq1 a\n", r"qrels.txt, line 2: expected: query Q0 passage label"),
         ("qrels.txt", "q1 Q0 a yes\n", r"qrels.txt, line 1: .*'yes'"),
-        ("qrels.txt", "q1 Q0 a 1\nq1 Q0 a 0\n", r"line 2: passage a of query q1 stands twice"),
-        ("qrels.txt", "q1 Q0 a 0\n", "no passage of the qrels has grade 1 or above"),
-        ("qrels.txt", "", "no passage of the qrels has grade 1 or above"),
-        ("qrels.txt", "q1 Q0 a 1\nq2 Q0 c 1\n", "nothing to tell apart: put a retriever's result"),
+        ("qrels.txt", "q1 Q0 a 1\nq1 Q0 a 0\n", r"line 2: passage a of query q1 is repeated"),
+        ("qrels.txt", "q1 Q0 a 0\n", "no passage of the qrels has label 1 or above"),
+        ("qrels.txt", "", "no passage of the qrels has label 1 or above"),
+        ("qrels.txt", "q1 Q0 a 1\nq2 Q0 c 1\n", "all policies are equally good: put a retriever's"),
         ("run.txt", "q1 Q0 a 1 0.5\n", r"run.txt, line 1: expected: query Q0 passage rank score"),
         ("run.txt", "q1 Q0 a 1 high x\n", r"run.txt, line 1: .*'high'"),
         ("run.txt", "q1 Q0 a 1 nan x\n", r"run.txt, line 1: expected"),
-        ("run.txt", "q1 Q0 a 1 2 x\nq1 Q0 a 2 1 x\n", r"line 2: passage a of query q1 stands"),
-        ("run.txt", "q1 Q0 z 1 2 x\nq1 Q0 a 2 1 x\n", r"corpus.tsv lacks 1 .* asked for: z"),
+        ("run.txt", "q1 Q0 a 1 2 x\nq1 Q0 a 2 1 x\n", r"line 2: passage a of query q1 is rep"),
+        ("run.txt", "q1 Q0 z 1 2 x\nq1 Q0 a 2 1 x\n", r"corpus.tsv lacks 1 of the needed ids: z"),
         ("run.txt", "q9 Q0 a 1 2 x\n", r"no query of .*run.txt has a relevant passage"),
-        ("run.txt", "q1 Q0 b 1 2 x\n", r"run.txt found no passage that the qrels call relevant"),
+        (
+            "run.txt",
+            "q1 Q0 b 1 2 x\n",
+            "run.txt has no relevant candidate: check that qrels and run use the same ids",
+        ),
     ],
 )
-def test_a_mistake_is_named_with_its_file_and_line(
+def test_a_mistake_is_reported_with_its_file_and_line(
     tmp_path: Path, file: str, content: str | bytes | None, message: str
 ) -> None:
     write_trec(tmp_path)
@@ -160,14 +164,14 @@ def test_a_mistake_is_named_with_its_file_and_line(
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"_id": "a"}', '{"_id": 7, "text": "x"}', "null"])
-def test_a_malformed_object_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+def test_a_malformed_object_is_reported_with_its_line(tmp_path: Path, line: str) -> None:
     write_beir(tmp_path)
     (tmp_path / "corpus.jsonl").write_text(f'{{"_id": "a", "text": "Blood."}}\n{line}\n')
     with pytest.raises(ConfigurationError, match=r"corpus.jsonl, line 2: "):
         read_collection(tmp_path)
 
 
-def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_or_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"there is no folder .*nowhere"):
         read_collection(tmp_path / "nowhere")
     with pytest.raises(ConfigurationError, match=r"there is no file .*other.txt"):

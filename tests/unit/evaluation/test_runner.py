@@ -1,6 +1,6 @@
-"""What was judged is kept, and nothing is judged twice.
+"""Judgments are stored, and nothing is judged twice.
 
-The scripted engine stands in for a model, to count what is asked and to fail where a test says.
+The scripted engine replaces the model, to count requests and to fail when a test wants it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ import pytest
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from rank1_integrations.evaluation.collection import Collection
 from rank1_integrations.evaluation.policies import parse_policy
-from rank1_integrations.evaluation.runner import JudgedQuery, PolicyRun, Setup
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.evaluation.runner import EvaluationConfig, JudgedQuery, PolicyRun
+from rank1_integrations.testing import ScriptedEngine
 from tests.unit.evaluation.collections import query
 
 QUERIES = [query({"a": 1, "bb": 0, "ccc": 0}, f"q{number}") for number in range(4)]
 COLLECTION = Collection("small", QUERIES, 0)
+
+
+def length_script(passage: str) -> float:
+    return float(len(passage))
 
 
 @pytest.fixture
@@ -29,8 +33,8 @@ def engine() -> ScriptedEngine:
 
 
 def run(engine: ScriptedEngine, folder: Path, policy: str = "none", **settings: Any) -> PolicyRun:
-    setup = Setup(rank1=Rank1(engine), **settings)
-    return PolicyRun(setup, "scripted", parse_policy(policy), COLLECTION, folder)
+    config = EvaluationConfig(rank1=Rank1(engine), **settings)
+    return PolicyRun(config, "scripted", parse_policy(policy), COLLECTION, folder)
 
 
 def judge(policy_run: PolicyRun, queries: int = 4) -> list[JudgedQuery]:
@@ -42,28 +46,28 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def failing_at(request: int) -> ScriptedEngine:
-    """An engine whose server dies at its so-manyth request and stays dead."""
-    asked = 0
+    """Return an engine that fails from the given request on, counted from 1."""
+    count = 0
 
     def script(passage: str) -> float:
-        nonlocal asked
-        asked += 1
-        if asked >= request:
+        nonlocal count
+        count += 1
+        if count >= request:
             raise EngineError("the server is gone")
         return length_script(passage)
 
     return ScriptedEngine(script)
 
 
-def test_every_judgment_is_a_line_that_says_all_about_it(
-    engine: ScriptedEngine, tmp_path: Path
-) -> None:
+def test_every_judgment_is_stored_as_a_line(engine: ScriptedEngine, tmp_path: Path) -> None:
     answers = judge(run(engine, tmp_path), 2)
     assert [one.query_id for one in answers] == ["q0", "q1"]
-    assert [(row["query_id"], row["passage_id"], row["grade"]) for row in rows(tmp_path)] == [
-        (name, passage, grade)
+    assert [
+        (row["query_id"], row["passage_id"], row["relevance_label"]) for row in rows(tmp_path)
+    ] == [
+        (name, passage, label)
         for name in ("q0", "q1")
-        for passage, grade in QUERIES[0].grades.items()
+        for passage, label in QUERIES[0].qrels.items()
     ]
     first = answers[0].judgments[0]
     assert rows(tmp_path)[0].items() >= first.to_dict().items()
@@ -72,11 +76,11 @@ def test_every_judgment_is_a_line_that_says_all_about_it(
     assert [one.usage.answer_tokens for one in answers] == [3, 3]
 
 
-def test_what_was_judged_before_is_not_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
+def test_stored_queries_are_not_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
     before = judge(run(engine, tmp_path), 2)
     asked = len(engine.requests)
     again = run(engine, tmp_path)
-    assert again.known(QUERIES) == 2
+    assert again.count_stored(QUERIES) == 2
     assert judge(again, 2) == before
     assert len(engine.requests) == asked
     assert judge(again)[:2] == before
@@ -84,51 +88,51 @@ def test_what_was_judged_before_is_not_judged_again(engine: ScriptedEngine, tmp_
     assert len(rows(tmp_path)) == 12
 
 
-def test_fewer_queries_lose_nothing_of_what_was_judged(
+def test_a_run_with_fewer_queries_keeps_all_stored_judgments(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     judge(run(engine, tmp_path))
     judge(run(engine, tmp_path), 1)
-    assert run(engine, tmp_path).known(QUERIES) == 4
+    assert run(engine, tmp_path).count_stored(QUERIES) == 4
 
 
-def test_a_dead_server_stops_the_policy_and_what_came_before_is_kept(
+def test_a_dead_server_stops_the_policy_and_earlier_judgments_are_stored(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match="query q2: no passage could be judged: the server is"):
         judge(run(failing_at(7), tmp_path))
     again = run(engine, tmp_path)
-    assert again.known(QUERIES) == 2
+    assert again.count_stored(QUERIES) == 2
     assert len(judge(again)) == 4
     assert len(engine.requests) == 6
 
 
-def test_a_failed_passage_is_counted_and_tried_again_by_the_next_run(
+def test_a_query_with_a_failed_passage_is_judged_again_by_the_next_run(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match="query q1"):
         judge(run(failing_at(3), tmp_path))
-    assert [row["finish"] for row in rows(tmp_path)] == ["direct", "direct", "failed"]
+    assert [row["finish_reason"] for row in rows(tmp_path)] == ["direct", "direct", "failed"]
     assert rows(tmp_path)[2]["error"] == "the server is gone"
     judge(run(engine, tmp_path))
-    assert [row["finish"] for row in rows(tmp_path)] == ["direct"] * 12
+    assert [row["finish_reason"] for row in rows(tmp_path)] == ["direct"] * 12
 
 
-def test_a_thought_that_failed_behind_a_direct_verdict_is_tried_again_too(
+def test_a_query_with_failed_reasoning_is_judged_again_by_the_next_run(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:
     def script(passage: str) -> float:
         raise EngineError("the server is gone")
 
-    adaptive = "adaptive:thinking=adaptive,adaptive_share=1,adaptive_sure=0.9999999"
+    adaptive = "adaptive:thinking=adaptive,max_share=1,confidence=0.9999999"
     dead = ScriptedEngine(script, direct=length_script)
     first = judge(run(dead, tmp_path, adaptive), 1)
     assert first[0].failures == 3
-    assert {one.finish for one in first[0].judgments} == {"direct"}
-    assert run(engine, tmp_path, adaptive).known(QUERIES) == 0
+    assert {one.finish_reason for one in first[0].judgments} == {"direct"}
+    assert run(engine, tmp_path, adaptive).count_stored(QUERIES) == 0
 
 
-def test_the_ranking_is_what_rank_returns(engine: ScriptedEngine, tmp_path: Path) -> None:
+def test_the_ranking_equals_that_of_rank(engine: ScriptedEngine, tmp_path: Path) -> None:
     all_ranked = judge(run(engine, tmp_path / "none"), 1)[0]
     assert [one.index for one in all_ranked.ranking] == [2, 1, 0]
     enough = judge(run(engine, tmp_path / "one", "one:thinking=none,enough=1"), 1)[0]
@@ -139,12 +143,14 @@ def test_the_ranking_is_what_rank_returns(engine: ScriptedEngine, tmp_path: Path
     assert again == enough
 
 
-def test_a_torn_last_line_is_judged_again(engine: ScriptedEngine, tmp_path: Path) -> None:
+def test_a_query_with_an_incomplete_last_line_is_judged_again(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
     before = judge(run(engine, tmp_path), 2)
     file = tmp_path / "judgments.jsonl"
     file.write_text(file.read_text()[:-30])
     again = run(engine, tmp_path)
-    assert again.known(QUERIES) == 1
+    assert again.count_stored(QUERIES) == 1
     scores = [[one.score for one in of.judgments] for of in judge(again, 2)]
     assert scores == [[one.score for one in of.judgments] for of in before]
     assert len(rows(tmp_path)) == 6
@@ -158,18 +164,18 @@ def test_a_torn_last_line_is_judged_again(engine: ScriptedEngine, tmp_path: Path
         ("none", {"score_threshold": 0.7}, "score_threshold: 0.5 there, 0.7 now"),
     ],
 )
-def test_judgments_of_other_settings_are_neither_reused_nor_lost(
+def test_judgments_made_with_other_settings_are_neither_reused_nor_lost(
     engine: ScriptedEngine, tmp_path: Path, policy: str, settings: dict[str, Any], message: str
 ) -> None:
     judge(run(engine, tmp_path), 1)
     with pytest.raises(ConfigurationError, match=f"{message}.*give another --output"):
         run(engine, tmp_path, policy, **settings)
-    assert run(engine, tmp_path).known(QUERIES) == 1
+    assert run(engine, tmp_path).count_stored(QUERIES) == 1
 
 
 @pytest.mark.parametrize("file", ["settings.json", "judgments.jsonl"])
 @pytest.mark.parametrize("content", ["not JSON\n", "[]\n", '{"query_id": "q0"}\n', "7\n"])
-def test_files_of_something_else_are_left_alone(
+def test_files_with_other_content_are_left_unchanged(
     engine: ScriptedEngine, tmp_path: Path, file: str, content: str
 ) -> None:
     judge(run(engine, tmp_path), 1)
@@ -179,21 +185,25 @@ def test_files_of_something_else_are_left_alone(
     assert (tmp_path / file).read_text() == content
 
 
-def test_a_policy_decides_over_the_options_of_all() -> None:
+def test_options_of_a_policy_replace_the_common_ones() -> None:
     engine = ScriptedEngine(length_script)
-    setup = Setup(rank1=Rank1(engine, thinking="none", max_concurrency=3, on_error="raise"))
-    options = setup.rank1_for(parse_policy("mine:thinking=full,max_reasoning_tokens=9")).options
+    config = EvaluationConfig(
+        rank1=Rank1(engine, thinking="none", max_concurrency=3, on_error="raise")
+    )
+    options = config.rank1_for(parse_policy("mine:thinking=full,max_reasoning_tokens=9")).options
     assert (options.thinking, options.max_reasoning_tokens) == ("full", 9)
     assert (options.max_concurrency, options.on_error) == (3, "keep")
 
 
-def test_a_query_that_can_never_be_asked_is_named(engine: ScriptedEngine, tmp_path: Path) -> None:
+def test_a_query_that_can_not_be_judged_is_named_in_the_error(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
     engine.context_length = 10
     with pytest.raises(ConfigurationError, match="query q0: "):
         judge(run(engine, tmp_path))
 
 
-def test_starting_names_the_model_and_shows_that_it_answers() -> None:
-    assert Setup(rank1=Rank1(ScriptedEngine(length_script))).start() == "scripted"
+def test_start_returns_the_model_and_fails_if_it_gives_no_answer() -> None:
+    assert EvaluationConfig(rank1=Rank1(ScriptedEngine(length_script))).start() == "scripted"
     with pytest.raises(EngineError, match="the server is gone"):
-        Setup(rank1=Rank1(failing_at(1), on_error="keep")).start()
+        EvaluationConfig(rank1=Rank1(failing_at(1), on_error="keep")).start()

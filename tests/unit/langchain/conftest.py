@@ -12,7 +12,8 @@ from langchain_core.tracers.schemas import Run
 
 from rank1_integrations import Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 
 Compress = Callable[[Rank1Compressor, list[Document]], Awaitable[list[Document]]]
 

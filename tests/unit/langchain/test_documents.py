@@ -19,7 +19,8 @@ from langchain_core.prompts import PromptTemplate
 
 from rank1_integrations import ConfigurationError, EngineError, Judgment, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor, flat_metadata
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,
@@ -178,24 +179,15 @@ async def test_a_score_of_the_retriever_is_replaced(compress: Compress, rank1: R
 
 async def test_the_metadata_carry_the_judgment(compress: Compress, rank1: Rank1) -> None:
     (kept,) = await compress(Rank1Compressor(rank1=rank1), some_documents(LONG))
-    assert kept.metadata["relevance_score"] == pytest.approx(0.982, abs=0.001)
+    (judgment,) = rank1.judge(QUERY, [LONG])
+    assert kept.metadata["relevance_score"] == judgment.score
     assert kept.metadata["relevance_reasoning"] == f"I have read: {LONG}."
     assert kept.metadata["rank1"] == {
-        "index": 0,
-        "relevant": True,
-        "log_odds": 4.0,
-        "finish_reason": "concluded",
-        "reasoning_tokens": 4,
-        "prompt_tokens": kept.metadata["rank1"]["prompt_tokens"],
-        "cached_tokens": 0,
-        "cached": False,
-        "sanitized": False,
-        "truncated": False,
-        "log_odds_is_bound": False,
-        "log_odds_shift": 0.0,
-        "decided_by_shift": False,
-        "error": None,
+        name: value
+        for name, value in judgment.to_dict().items()
+        if name not in ("score", "reasoning")
     }
+    assert Judgment.from_metadata(kept.metadata) == judgment
 
 
 async def test_metadata_are_plain_json(compress: Compress) -> None:

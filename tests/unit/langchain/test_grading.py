@@ -12,7 +12,8 @@ from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.langchain.conftest import LONG, MIDDLE, QUERY, SHORT, descendants
 
 FORMS = pytest.mark.parametrize("form", ["grade", "agrade"])

@@ -30,7 +30,8 @@ from langgraph.types import Command
 from rank1_integrations import ConfigurationError, EngineError, Rank1, Rank1Error
 from rank1_integrations.langchain import Rank1Compressor
 from rank1_integrations.langchain.middleware import Rank1FilterMiddleware
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.support.searching_model import SearchingModel
 from tests.unit.langchain.conftest import (
     LONG,
@@ -183,7 +184,7 @@ async def test_documents_may_be_dicts_and_stay_dicts(
 
     @tool(response_format="content_and_artifact")
     def remember(query: str) -> tuple[str, list[dict[str, Any]]]:
-        """Give back what was found before."""
+        """Return the documents of an earlier search."""
         return "\n\n".join(texts(FOUND)), dicts
 
     message, _ = await ask(form, remember, good)
@@ -201,7 +202,7 @@ async def test_the_result_survives_a_strict_checkpoint_and_is_filtered_again(
 ) -> None:
     @tool(response_format="content_and_artifact")
     def recall(query: str, runtime: ToolRuntime) -> tuple[str, list[Any]]:
-        """Give back what the last search found."""
+        """Return the documents of the last search."""
         earlier = [one for one in runtime.state["messages"] if isinstance(one, ToolMessage)]
         artifact = earlier[-1].artifact if earlier else FOUND
         return "see the artifact", artifact
@@ -464,5 +465,5 @@ async def ask(
 
 def judged_queries(engine: ScriptedEngine) -> set[str]:
     """Return the queries that passages were judged against."""
-    prompts = [str(request.prompt) for request in engine.requests]
+    prompts = [str(request.prompt) for request in engine.requests if request.stop is not None]
     return {prompt.partition("\nQuery: ")[2].partition("\nPassage: ")[0] for prompt in prompts}

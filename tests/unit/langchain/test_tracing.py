@@ -16,7 +16,8 @@ from langchain_core.tracers.schemas import Run
 
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.langchain import Rank1Compressor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.langchain.conftest import (
     LONG,
     MIDDLE,

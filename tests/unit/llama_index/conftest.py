@@ -9,7 +9,8 @@ from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 
 from rank1_integrations import Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 
 Rerank = Callable[[Rank1Postprocessor, list[NodeWithScore]], Awaitable[list[NodeWithScore]]]
 

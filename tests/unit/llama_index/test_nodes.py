@@ -25,7 +25,8 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor, flat_metadata
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.llama_index.conftest import (
     LONG,
     MIDDLE,
@@ -91,8 +92,8 @@ async def test_without_a_query_it_says_how_to_pass_one(query: str | None, rank1:
 
 async def test_a_query_bundle_is_a_query(rank1: Rank1) -> None:
     postprocessor, nodes = Rank1Postprocessor(rank1=rank1), some_nodes(LONG)
-    asked = postprocessor.postprocess_nodes(nodes, QueryBundle(QUERY))
-    assert asked == postprocessor.postprocess_nodes(nodes, query_str=QUERY)
+    kept = postprocessor.postprocess_nodes(nodes, QueryBundle(QUERY))
+    assert kept == postprocessor.postprocess_nodes(nodes, query_str=QUERY)
 
 
 async def test_white_space_around_the_query_makes_no_difference(

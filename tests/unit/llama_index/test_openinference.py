@@ -14,7 +14,8 @@ from opentelemetry.trace import StatusCode
 
 from rank1_integrations import EngineError, Judgment, Rank1
 from rank1_integrations.llama_index import Rank1Postprocessor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.llama_index.conftest import LONG, MIDDLE, QUERY, SHORT, Rerank, some_nodes
 from tests.unit.llama_index.exporting import attributes, documents, exported
 

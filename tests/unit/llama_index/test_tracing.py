@@ -21,7 +21,8 @@ from llama_index_instrumentation.base import BaseEvent
 
 from rank1_integrations import EngineError, Rank1
 from rank1_integrations.llama_index import Rank1EndEvent, Rank1Postprocessor
-from rank1_integrations.testing import ScriptedEngine, length_script
+from rank1_integrations.testing import ScriptedEngine
+from tests.support.scripts import length_script
 from tests.unit.llama_index.conftest import (
     LONG,
     MIDDLE,

@@ -188,12 +188,12 @@ def test_sanitizing_is_linear_in_the_text(unit: str, around: str) -> None:
     """A pattern that scans a run once for each of its characters needs minutes for 200,000."""
     before, _, behind = around.partition("|")
     for repetitions in (20_000, 200_000):
-        assert seconds(f"{before}{unit * repetitions}{behind}") < 2.0
+        assert seconds(f"{before}{unit * repetitions}{behind}") < 5.0
 
 
 @given(units=st.lists(st.sampled_from(REPEATED), min_size=1, max_size=4))
 @settings(max_examples=20, deadline=None)
 def test_sanitizing_is_linear_in_mixtures(units: list[str]) -> None:
     for repetitions in (2_000, 40_000):
-        assert seconds("".join(units) * repetitions) < 2.0
-        assert seconds("".join(unit * repetitions for unit in units)) < 2.0
+        assert seconds("".join(units) * repetitions) < 5.0
+        assert seconds("".join(unit * repetitions for unit in units)) < 5.0

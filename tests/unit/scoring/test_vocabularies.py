@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.resources import as_file, files
-from pathlib import Path
 
 import pytest
-import transformers
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from rank1_integrations.scoring.prompt import FALSE, TRUE, build_prompt, sanitize
-from tests.support.checkpoints import FAMILIES, LLAMA, MISTRAL, QWEN, Family, write_tokenizer
-from tests.support.vocabularies import THINK_TOKENS
+from tests.support.vocabularies import (
+    THINK_TOKENS,
+    llama_tokenizer,
+    mistral_tokenizer,
+    qwen_tokenizer,
+)
 
 TEXTS = [
     "I'M sure that don't and WE'LL stay; 1234567 / 3.14159\r\n\r\n\tindented  twice ",
@@ -21,6 +25,24 @@ TEXTS = [
     "🙂 👩‍👩‍👧‍👦 👍🏽 🏳️‍🌈 \x00 \u200b \ufeff",
     "def f(x):\n    return x**2 if x > 0 else -x  # ok\n",
 ]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A vocabulary, and the ids that the published checkpoints have."""
+
+    name: str
+    tokenizer: Callable[[], Tokenizer]
+    true_id: int
+    false_id: int
+    think_ids: tuple[int, int]
+    bos_id: int | None
+
+
+QWEN = Family("qwen2.5", qwen_tokenizer, 830, 895, (151665, 151666), None)
+MISTRAL = Family("mistral-small-2501", mistral_tokenizer, 2925, 3276, (131072, 131073), 1)
+LLAMA = Family("llama3", llama_tokenizer, 837, 905, (128256, 128257), 128000)
+FAMILIES = [QWEN, MISTRAL, LLAMA]
 
 
 def encode(family: Family, text: str) -> list[int]:
@@ -43,7 +65,7 @@ def test_a_prompt_begins_with_the_familys_bos_and_ends_in_think(family: Family) 
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_every_control_token_of_the_vocabulary_is_made_harmless(family: Family) -> None:
+def test_every_control_token_of_the_vocabulary_is_sanitized(family: Family) -> None:
     control = {
         token_id: token.content
         for token_id, token in family.tokenizer().get_added_tokens_decoder().items()
@@ -52,17 +74,6 @@ def test_every_control_token_of_the_vocabulary_is_made_harmless(family: Family) 
     assert len(control) > 20
     for token in control.values():
         assert not control.keys() & set(encode(family, sanitize(f"a{token}b"))), token
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_transformers_reads_a_checkpoints_tokenizer_as_it_was_written(
-    family: Family, tmp_path: Path
-) -> None:
-    write_tokenizer(family, tmp_path)
-    (tmp_path / "config.json").write_text(f'{{"model_type": "{family.config["model_type"]}"}}')
-    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    for text in [*TEXTS, build_prompt("a query", "a passage").text]:
-        assert loaded(text)["input_ids"] == family.tokenizer().encode(text).ids
 
 
 def published_qwen() -> Callable[[str], list[int]]:

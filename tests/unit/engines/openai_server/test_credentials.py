@@ -25,7 +25,8 @@ def credentials(key: Any = "", headers: Any = None) -> Credentials:
 async def sent_header(made: Credentials) -> str | None:
     request = SimpleNamespace(headers={})
     await made.authorize(request)
-    return request.headers.get("Authorization")
+    header: str | None = request.headers.get("Authorization")
+    return header
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Less thought, and an answer in time, on the real engines."""
+"""Less reasoning, and results in time, on the real engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 
 from examples.bm25 import Bm25Index
 from examples.standard_library import passages
-from rank1_integrations import Judgment, Rank1
+from rank1_integrations import Adaptive, Judgment, Rank1, _event_loop
+from rank1_integrations.engines.base import Engine
+from rank1_integrations.scoring.prompt import build_prompt
+from rank1_integrations.scoring.steps import Decode, Plan, scoring_steps
 from tests.integration.test_server import metric
 
 QUERY = "How do I sort a list in place?"
@@ -43,53 +46,74 @@ def tokens(judgments: list[Judgment]) -> int:
     return sum(one.reasoning_tokens for one in judgments)
 
 
-def test_a_thought_asked_for_in_parts_is_the_same_thought(make: Make, texts: list[str]) -> None:
-    whole = judge(make, texts[:6])
-    in_parts = judge(make, texts[:6], deadline=600, step_tokens=5)
-    assert [one.reasoning for one in in_parts] == [one.reasoning for one in whole]
-    assert [one.log_odds for one in in_parts] == pytest.approx(
-        [one.log_odds for one in whole], abs=1e-2
-    )
-    assert tokens(in_parts) == tokens(whole)
+async def score(engine: Engine, passage: str, part_tokens: int | None) -> Judgment:
+    """Run the steps of one pair on an engine, without a scorer."""
+    await engine.start()
+    plan = Plan(max_tokens=256)
+    steps = scoring_steps(0, build_prompt(QUERY, passage), plan, part_tokens=part_tokens)
+    step = next(steps)
+    try:
+        while True:
+            if isinstance(step, Decode):
+                step = steps.send(await engine.decode(step.token_ids))
+            else:
+                step = steps.send(await engine.complete(step))
+    except StopIteration as end:
+        judgment: Judgment = end.value.judgment
+        return judgment
 
 
-def test_adaptive_thinks_about_a_third_of_the_passages_at_most(
+def test_reasoning_in_parts_is_the_same_reasoning(make: Make, texts: list[str]) -> None:
+    with make() as rank1:
+        engine = rank1._runtime.latest.engine
+        for text in texts[:4]:
+            whole = _event_loop.run(score(engine, text, None))
+            in_parts = _event_loop.run(score(engine, text, 5))
+            assert in_parts.reasoning == whole.reasoning
+            assert in_parts.log_odds == pytest.approx(whole.log_odds, abs=1e-2)
+            assert in_parts.reasoning_tokens == whole.reasoning_tokens > 5
+
+
+def test_adaptive_reasons_about_a_third_of_the_passages_at_most(
     make: Make, texts: list[str]
 ) -> None:
     judgments = judge(make, texts, thinking="adaptive")
-    finishes = [one.finish for one in judgments]
+    finishes = [one.finish_reason for one in judgments]
     assert finishes.count("direct") >= len(texts) * 2 / 3
     assert all(one.score is not None for one in judgments)
     assert tokens(judgments) <= tokens(judge(make, texts)) / 2
 
 
 def test_a_probe_is_the_verdict_forced_at_the_same_place(make: Make, texts: list[str]) -> None:
-    options = {"step_tokens": 8, "adaptive_share": 1, "adaptive_sure": 0.999999}
-    for judgment in judge(make, texts[:4], thinking="adaptive", **options):
-        if judgment.finish == "forced":
+    adaptive = Adaptive(max_share=1, confidence=0.999999, probe_every=8)
+    for judgment in judge(make, texts[:4], thinking=adaptive):
+        if judgment.finish_reason == "forced":
             limit = judgment.reasoning_tokens
             again = judge(make, texts, max_reasoning_tokens=limit)[judgment.index]
             assert judgment.log_odds == pytest.approx(again.log_odds, abs=1e-2)
             assert judgment.reasoning == again.reasoning
 
 
-def test_a_deadline_answers_for_all_with_what_there_is(make: Make, texts: list[str]) -> None:
-    # So short a time that no machine finishes all thoughts; long enough for some verdicts.
-    judgments = judge(make, texts * 8, deadline=1.5, on_error="keep", step_tokens=4)
-    finishes = {one.finish for one in judgments}
+def test_at_a_deadline_every_passage_has_what_there_was_time_for(
+    make: Make, texts: list[str]
+) -> None:
+    # Too short for all reasoning on any machine; long enough for some verdicts.
+    many = [f"{text} ({copy})" for copy in range(8) for text in texts]
+    judgments = judge(make, many, deadline=1.5)
+    finishes = {one.finish_reason for one in judgments}
     assert finishes <= {"direct", "forced", "concluded", "skipped"}
     assert finishes & {"direct", "forced", "skipped"}
-    assert all((one.score is None) == (one.finish == "skipped") for one in judgments)
+    assert all((one.score is None) == (one.finish_reason == "skipped") for one in judgments)
 
 
 def test_enough_leaves_the_rest_unread(make: Make) -> None:
-    judgments = judge(make, [RELEVANT] * 30, enough=3)
+    judgments = judge(make, [f"{RELEVANT} {number}" for number in range(30)], enough=3)
     assert sum(one.score is not None and one.score >= 0.5 for one in judgments) == 3
-    assert sum(one.finish == "skipped" for one in judgments) >= 20
+    assert sum(one.finish_reason == "skipped" for one in judgments) >= 20
 
 
-def test_enough_costs_half_the_tokens_where_a_fifth_is_relevant(make: Make) -> None:
-    found = [RELEVANT if place % 5 == 0 else f"{OTHER} {place}" for place in range(50)]
+def test_enough_costs_half_the_tokens_if_a_fifth_is_relevant(make: Make) -> None:
+    found = [f"{OTHER if number % 5 else RELEVANT} {number}" for number in range(50)]
     options = {"max_reasoning_tokens": 64}
     with make(enough=5, **options) as hurried, make(**options) as patient:
         judgments, all_judgments = hurried.judge(QUERY, found), patient.judge(QUERY, found)
@@ -102,13 +126,7 @@ def test_enough_costs_half_the_tokens_where_a_fifth_is_relevant(make: Make) -> N
     )
 
 
-def test_samples_are_drawn_and_averaged(make: Make) -> None:
-    first, again = (judge(make, [RELEVANT, OTHER], samples=3) for _ in range(2))
-    assert [one.reasoning_tokens > 3 * 5 for one in first] == [True, True]
-    assert all(one.score is not None for one in [*first, *again])
-
-
-def test_a_remembered_judgment_costs_nothing(make: Make) -> None:
+def test_a_cached_judgment_costs_nothing(make: Make) -> None:
     cache: dict[str, str] = {}
     judge(make, [RELEVANT, OTHER], cache=cache)
     with make(cache=cache) as rank1:
@@ -118,7 +136,7 @@ def test_a_remembered_judgment_costs_nothing(make: Make) -> None:
 
 def test_usage_is_what_the_server_counted(server_url: str) -> None:
     with Rank1.from_server(server_url, max_reasoning_tokens=256) as rank1:
-        # The first call also tries out what the server knows, which is no judgment's cost.
+        # The first call also probes the server, which is no judgment's cost.
         rank1.judge(QUERY, [OTHER])
         before, generated = rank1.usage, metric(server_url, "vllm:generation_tokens_total")
         prompted = metric(server_url, "vllm:prompt_tokens_total")
@@ -135,9 +153,11 @@ def test_usage_is_what_the_server_counted(server_url: str) -> None:
     )
 
 
-async def test_what_a_stream_leaves_behind_ends_on_the_server(server_url: str) -> None:
+async def test_leaving_a_stream_ends_its_requests_on_the_server(server_url: str) -> None:
     async with Rank1.from_server(server_url, max_reasoning_tokens=256) as rank1:
-        stream = rank1.astream(QUERY, [RELEVANT, OTHER] * 30)
+        stream = rank1.astream(
+            QUERY, [f"{text} {number}" for number in range(30) for text in (RELEVANT, OTHER)]
+        )
         async for judgment in stream:
             assert judgment.score is not None
             break
