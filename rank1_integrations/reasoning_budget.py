@@ -79,7 +79,9 @@ class ReasoningBudget:
         band = uncertainty_band(list(log_odds.values()), self._selection, self._settings.margin)
         # 0.3 of 20 are 6, whatever the last bit of the product says.
         allowed = max(1, math.floor(self._settings.max_share * len(self._direct) + 1e-9))
-        size = math.ceil((allowed - len(self._chosen)) / 2)
+        # Around a threshold the shift moves the band, so smaller rounds choose better.
+        parts = 3 if math.isfinite(band.high) else 2
+        size = math.ceil((allowed - len(self._chosen)) / parts)
         ranked = rank_for_reasoning(log_odds, band, exclude=self._chosen) if size > 0 else []
         chosen = ranked[: max(size, 0)]
         self._chosen.update(chosen)

@@ -102,10 +102,11 @@ class ScriptedEngine(Engine):
         """Complete the prompt as the script says.
 
         Raises:
-            EngineError: The engine is closed, or the request does not fit the context.
+            EngineError: The engine was closed meanwhile, or the request does not fit the context.
             Exception: The one that the script returns or raises.
         """
         self.requests.append(request)
+        was_closed = self.closed
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -117,7 +118,7 @@ class ScriptedEngine(Engine):
             raise
         finally:
             self.running -= 1
-        if self.closed:
+        if self.closed and not was_closed:
             raise EngineError("the scripted engine is closed: make a new Rank1 object")
         return self._answer(request)
 
@@ -142,7 +143,10 @@ class ScriptedEngine(Engine):
         return _text(token_ids) if self._tells_ids else None
 
     async def aclose(self) -> None:
-        """Fail all requests from now on."""
+        """Fail the requests that run.
+
+        A new `Rank1` object may use the engine again, so that a test can count over several.
+        """
         self.closed = True
 
     def after_fork(self) -> Self:
@@ -224,11 +228,14 @@ class _Prompt:
 
     @classmethod
     def read(cls, prompt: str | TokenIds) -> Self:
-        is_text = isinstance(prompt, str)
-        content = prompt.encode(errors="surrogatepass") if is_text else _decode(prompt)
+        if isinstance(prompt, str):
+            content = prompt.encode(errors="surrogatepass")
+            ids = _encode(content)
+        else:
+            content, ids = _decode(prompt), prompt
         question, _, reasoning = content.rpartition(THINK.encode())
         passage = question.decode(errors="replace").rpartition(_PASSAGE)[2].removesuffix("\n")
-        return cls(_encode(content) if is_text else tuple(prompt), passage, reasoning)
+        return cls(ids, passage, reasoning)
 
     @property
     def is_direct(self) -> bool:

@@ -1,6 +1,6 @@
-"""The experiment's real command, on a tiny collection of Python's documentation.
+"""The evaluation command on a small collection of Python's documentation.
 
-A server that dies in the middle is forced by a proxy in front of the real vLLM server.
+A proxy in front of the real vLLM server makes the server fail midway.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.integration.conftest import SERVED_NAME
 from tests.support.tampering_proxy import Answer, Call, TamperingProxy, is_about_passages
 from tests.support.vllm_server import free_port
 
-QUESTIONS = {"sort": "How do I sort a list in place?", "copy": "How do I copy a file?"}
+QUERIES = {"sort": "How do I sort a list in place?", "copy": "How do I copy a file?"}
 SOURCES = {"sort": "typesseq-mutable", "copy": "shutil.copy"}
 OTHERS = 4
 PNG = b"\x89PNG"
@@ -28,7 +28,7 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two questions, each with the documentation that answers it behind some that does not."""
+    """Return two queries, each with a relevant passage behind irrelevant ones."""
     folder = tmp_path_factory.mktemp("collection")
     found = passages()
     others = [passage.text for passage in found if passage.source.startswith("weakref")][:OTHERS]
@@ -38,7 +38,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
         corpus[query] = next(passage.text for passage in found if passage.source == source)
         qrels += [f"{query} Q0 other-{number} 0" for number in range(OTHERS)]
         qrels += [f"{query} Q0 {query} 1"]
-    (folder / "queries.tsv").write_text("".join(f"{q}\t{t}\n" for q, t in QUESTIONS.items()))
+    (folder / "queries.tsv").write_text("".join(f"{q}\t{t}\n" for q, t in QUERIES.items()))
     (folder / "corpus.tsv").write_text("".join(f"{p}\t{t}\n" for p, t in corpus.items()))
     (folder / "qrels.txt").write_text("\n".join(qrels))
     return folder
@@ -59,7 +59,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_the_command_reports_every_policy_and_the_next_one_reuses_it(
+def test_the_command_reports_every_policy_and_the_next_run_reuses_judgments(
     collection: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "results"
@@ -70,38 +70,38 @@ def test_the_command_reports_every_policy_and_the_next_one_reuses_it(
     assert "2 queries, 10 passages" in first.stdout
     assert "nDCG@10" in first.stdout
     assert "to full [95%]" in first.stdout
-    assert "The retriever's own order: nDCG@10" in first.stdout
+    assert "First-stage order: nDCG@10" in first.stdout
 
     full, none = lines(output / "report.jsonl")
     assert (full["policy"], none["policy"]) == ("full", "none")
     assert none["tokens"] == none["usage"]["answer_tokens"] == 10
     assert none["comparison"]["tokens_share"] == 10 / full["tokens"]
-    assert full["finishes"]["concluded"] + full["finishes"].get("forced", 0) == 10
-    assert none["finishes"] == {"direct": 10}
+    assert full["finish_reasons"]["concluded"] + full["finish_reasons"].get("forced", 0) == 10
+    assert none["finish_reasons"] == {"direct": 10}
     judgments = lines(output / "full" / "judgments.jsonl")
-    thought = sum(judgment["reasoning_tokens"] for judgment in judgments)
-    assert thought == full["usage"]["reasoning_tokens"] == full["tokens"] - 10 > 0
+    reasoning_tokens = sum(judgment["reasoning_tokens"] for judgment in judgments)
+    assert reasoning_tokens == full["usage"]["reasoning_tokens"] == full["tokens"] - 10 > 0
     assert all(judgment["reasoning"] for judgment in judgments)
     for plot in ("policies.png", "calibration.png"):
         assert (output / plot).read_bytes().startswith(PNG)
 
     second = command(*arguments, *policies, "--policy", "short:max_reasoning_tokens=5")
     assert second.returncode == 0, second.stderr
-    assert "full: 2 queries judged before are reused" in second.stderr
+    assert "full: 2 queries with stored judgments are reused" in second.stderr
     assert "short: 2 queries" not in second.stderr
     again = lines(output / "report.jsonl")
     assert again[:2] == [full, none]
-    assert again[2]["finishes"] == {"forced": 10}
+    assert again[2]["finish_reasons"] == {"forced": 10}
     assert again[2]["tokens"] == 60
 
 
-def test_a_server_that_dies_loses_nothing(
+def test_judgments_made_before_the_server_died_are_reported_and_reused(
     collection: Path,
     proxy: TamperingProxy,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def gone(call: Call) -> Answer | None:
+    def fail_after_first_policy(call: Call) -> Answer | None:
         dead = is_about_passages(call) and (tmp_path / "full" / "judgments.jsonl").exists()
         done = dead and len(lines(tmp_path / "full" / "judgments.jsonl")) == 10
         return Answer(500, {"error": {"message": "the engine is dead"}}) if done else None
@@ -111,23 +111,23 @@ def test_a_server_that_dies_loses_nothing(
         *("--max-retries", "0", "--max-reasoning-tokens", "256"),
         *("--policy", "full", "--policy", "none"),
     ]
-    proxy.refuse = gone
+    proxy.refuse = fail_after_first_policy
     assert main(arguments) == 1
     shown = capsys.readouterr()
     assert f"{SERVED_NAME} on" in shown.out
     assert "query sort: no passage could be judged" in shown.err
     assert "the engine is dead" in shown.err
-    assert "Nothing judged is lost" in shown.err
+    assert "Run the same command again to continue" in shown.err
     (full,) = lines(tmp_path / "report.jsonl")
     assert [call for call in proxy.calls if call.body.get("stop")]
 
     proxy.refuse = lambda call: None
     proxy.calls.clear()
     assert main(arguments) == 0
-    assert "full: 2 queries judged before are reused" in capsys.readouterr().err
+    assert "full: 2 queries with stored judgments are reused" in capsys.readouterr().err
     assert lines(tmp_path / "report.jsonl")[0] == full
-    assert lines(tmp_path / "report.jsonl")[1]["finishes"] == {"direct": 10}
-    # What stops at its end is a thought: those of the first policy are not asked for again.
+    assert lines(tmp_path / "report.jsonl")[1]["finish_reasons"] == {"direct": 10}
+    # Only requests for reasoning have a stop text: the first policy is not judged again.
     assert not [call for call in proxy.calls if call.body.get("stop")]
 
 
@@ -136,32 +136,32 @@ def test_a_server_that_dies_loses_nothing(
     [
         (["--base-url", "http://127.0.0.1:{port}/v1", "--max-retries", "0"], "127.0.0.1"),
         ([], "say where the model runs"),
-        (["--backend", "demo", "--model", "x"], "takes no model"),
+        (["--backend", "demo", "--model", "x"], "model has no effect with backend='demo'"),
         (
             ["--backend", "demo", "--engine-args", '{"seed": 1}'],
-            "engine_args is for backend='vllm'",
+            "engine_args has no effect with backend='demo'",
         ),
         (["--backend", "demo", "--policy", "quick"], "there is no policy 'quick'"),
         (["--backend", "demo", "--top-n", "0"], "top_n must be at least 1"),
         (["--backend", "demo", "--qrels", "nowhere"], "there is no file nowhere"),
     ],
 )
-def test_a_mistake_is_a_sentence(
+def test_a_mistake_is_reported_in_one_line(
     collection: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     arguments: list[str],
     message: str,
 ) -> None:
-    given = [argument.replace("{port}", str(free_port())) for argument in arguments]
-    assert main([str(collection), "--output", str(tmp_path), *given]) == 1
+    completed = [argument.replace("{port}", str(free_port())) for argument in arguments]
+    assert main([str(collection), "--output", str(tmp_path), *completed]) == 1
     shown = capsys.readouterr()
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert shown.out == ""
 
 
-def test_a_missing_library_is_named_with_its_extra(collection: Path) -> None:
+def test_the_error_for_a_missing_library_names_its_extra(collection: Path) -> None:
     code = (
         "import sys; sys.modules['ir_measures'] = None\n"
         "from rank1_integrations.evaluation.__main__ import main\n"

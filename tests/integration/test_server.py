@@ -73,17 +73,17 @@ def test_a_bare_host_gets_its_v1(proxy: TamperingProxy, expected: list[float]) -
     assert log_odds(bare) == pytest.approx(expected, abs=1e-2)
 
 
-def test_a_passage_takes_a_thought_without_logprobs_and_one_token_with_them(
+def test_reasoning_is_asked_for_without_logprobs_and_the_verdict_with_them(
     proxy: TamperingProxy,
 ) -> None:
     with rank1(proxy) as reranker:
         reranker.judge(QUERY, PASSAGES[:1])
-    thought, verdict = completions(proxy)
-    assert (thought.get("logprobs"), thought["stop"]) == (None, "</think>")
+    reasoning, verdict = completions(proxy)
+    assert (reasoning.get("logprobs"), reasoning["stop"]) == (None, "</think>")
     assert (verdict["logprobs"], verdict["max_tokens"]) == (20, 1)
 
 
-def test_the_verdict_is_read_behind_the_exact_tokens_of_the_thought(
+def test_the_verdict_is_read_behind_the_exact_tokens_of_the_reasoning(
     proxy: TamperingProxy,
 ) -> None:
     answers: list[Json] = []
@@ -96,18 +96,18 @@ def test_the_verdict_is_read_behind_the_exact_tokens_of_the_thought(
     proxy.change_answer = remember
     with rank1(proxy) as reranker:
         reranker.judge(QUERY, PASSAGES[:1])
-    thought = answers[0]["choices"][0]
-    assert completions(proxy)[1]["prompt"] == thought["prompt_token_ids"] + thought["token_ids"]
+    reasoning = answers[0]["choices"][0]
+    assert completions(proxy)[1]["prompt"] == reasoning["prompt_token_ids"] + reasoning["token_ids"]
 
 
-def test_all_passages_are_asked_about_at_the_same_time(proxy: TamperingProxy) -> None:
+def test_passages_are_judged_at_the_same_time(proxy: TamperingProxy) -> None:
     proxy.delay = 0.5
     with rank1(proxy, thinking="none") as reranker:
         reranker.judge(QUERY, different_passages(15))
     assert proxy.most_running == 15
 
 
-def test_no_more_than_max_concurrency_are_asked_about_at_the_same_time(
+def test_no_more_than_max_concurrency_passages_are_judged_at_the_same_time(
     proxy: TamperingProxy,
 ) -> None:
     proxy.delay = 0.1
@@ -321,7 +321,7 @@ def test_an_old_vllm_that_refuses_newer_parameters_gives_the_same(
     assert all(body["skip_special_tokens"] is False for body in completions(proxy))
 
 
-async def test_what_a_server_knows_is_found_out_once_whoever_comes_first(
+async def test_callers_share_one_probing_of_the_server(
     proxy: TamperingProxy,
 ) -> None:
     proxy.refuse = knows_only(OPENAIS_OWN, most_logprobs=5)
@@ -462,11 +462,11 @@ def test_where_a_server_can_not_echo_a_missing_label_gets_a_bound_and_says_so(
 
 
 def busy(times: int) -> Any:
-    """Refuse the first completions with 429."""
+    """Refuse the first completions about passages with 429."""
     left = [times]
 
     def refuse(call: Call) -> Answer | None:
-        if call.path == "/v1/completions" and left[0] > 0:
+        if is_about_passages(call) and left[0] > 0:
             left[0] -= 1
             return Answer(429, {"error": {"message": "too many", "code": 429}})
         return None
@@ -563,7 +563,7 @@ def metric(server_url: str, name: str) -> float:
 
 
 @pytest.mark.parametrize("tokenizes", [True, False])
-def test_a_passage_that_is_shortened_keeps_its_letters(
+def test_a_truncated_passage_is_a_prefix_of_the_original(
     proxy: TamperingProxy, tokenizes: bool
 ) -> None:
     if not tokenizes:

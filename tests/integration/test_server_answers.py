@@ -1,6 +1,6 @@
 """The server engine before servers that answer strangely, refuse, lie or are not there.
 
-A small HTTP server sends exactly what a test says, as no real server can be made to.
+A fake of vLLM's server sends what a test says, as no real server can be made to.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import logging
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -22,119 +21,74 @@ import pytest
 from rank1_integrations import ConfigurationError, EngineError
 from rank1_integrations.engines.base import Completion, Request
 from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
+from tests.support.raw_server import Call, Fault, RawServer, encode, log_odds_of
 from tests.support.vllm_server import free_port
 
 Json = dict[str, Any]
 LABELS = (" true", " false")
-IDS = {" true": 830, " false": 895, "</think>": 7}
+PROMPT = "Query: Which?\nPassage: The number 5.\n<think>"
+EXPECTED = log_odds_of("The number 5.")
+(TRUE_ID,), (FALSE_ID,), (END_ID,) = map(encode, (*LABELS, "</think>"))
 KEY = "sk-very-secret-key"
 
 
-@dataclass
-class Reply:
-    """A response, as bytes. A body that is no bytes is sent as JSON."""
-
-    body: Any
-    status: int = 200
-    headers: str = ""
-    cut: int | None = None
-    """Send so many bytes of the body, then close."""
-
-    def encode(self) -> bytes:
-        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-        head = f"HTTP/1.1 {self.status} Said\r\nContent-Length: {len(body)}\r\n{self.headers}"
-        return head.encode() + b"\r\n" + body[: self.cut]
+def reply(body: Any, status: int = 200, **others: Any) -> Fault:
+    """Return an answer with this body: bytes, or what JSON is made of."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Fault(status=status, body=content, **others)
 
 
-@dataclass
 class StrangeServer:
-    """Answers like a small vLLM, but for the paths that a test has replaced.
+    """A fake of vLLM's server, but for the paths that a test has replaced.
 
     Attributes:
-        replies: Function of the request's JSON by path; returns None for the usual answer.
-        requests: Path, JSON and headers of all requests.
+        replies: Function of the request's JSON by path; returns None for the right answer.
     """
 
-    replies: dict[str, Callable[[Json], Reply | None]] = field(default_factory=dict)
-    requests: list[tuple[str, Json, dict[str, str]]] = field(default_factory=list)
-    url: str = ""
+    def __init__(self) -> None:
+        self.replies: dict[str, Callable[[Json], Fault | None]] = {}
+        self.raw = RawServer(self._choose, max_model_len=2048)
+
+    @property
+    def url(self) -> str:
+        return self.raw.base_url.removesuffix("/v1")
+
+    @property
+    def paths(self) -> list[str]:
+        return [call.path for call in self.raw.calls]
+
+    @property
+    def headers(self) -> list[Mapping[str, str]]:
+        return [call.headers for call in self.raw.calls]
 
     def bodies(self, path: str) -> list[Json]:
-        return [body for called, body, _ in self.requests if called == path]
+        return [call.body for call in self.raw.calls if call.path == path]
 
-    def reply(self, path: str, body: Json) -> Reply:
-        replaced = self.replies.get(path)
-        if replaced is not None and (reply := replaced(body)) is not None:
-            return reply
-        match path:
-            case "/v1/models":
-                return Reply({"data": [{"id": "rank1", "root": "r", "max_model_len": 2048}]})
-            case "/tokenize":
-                ids = [IDS.get(body["prompt"], 9)]
-                return Reply({"tokens": ids, "max_model_len": 2048})
-            case "/detokenize":
-                return Reply({"prompt": "x"})
-            case "/v1/completions":
-                return Reply(vllm_answer(body))
-        return Reply({"detail": "Not Found"}, 404)
+    def _choose(self, call: Call) -> Fault | None:
+        replaced = self.replies.get(call.path)
+        return None if replaced is None else replaced(call.body or {})
 
 
-def vllm_answer(body: Json, **choice: Any) -> Json:
-    """A completion as vLLM sends it: "So." and `</think>`, or a verdict."""
+def completion(body: Json, **choice: Any) -> Json:
+    """Return a verdict or reasoning as vLLM sends it, with other fields in its choice."""
     is_verdict = body["max_tokens"] == 1
-    named = {"token_id:830": -0.1, "token_id:895": -2.1}
-    logprobs = {"tokens": ["token_id:830"], "token_logprobs": [-0.1], "top_logprobs": [named]}
+    named = {f"token_id:{TRUE_ID}": -0.1, f"token_id:{FALSE_ID}": -2.1}
+    logprobs = {"tokens": [" true"], "token_logprobs": [-0.1], "top_logprobs": [named]}
     usual = {
-        "index": 0,
         "text": " true" if is_verdict else "So.",
         "finish_reason": "length" if is_verdict else "stop",
         "stop_reason": None if is_verdict else body.get("stop"),
         "logprobs": logprobs if is_verdict else None,
         "prompt_token_ids": [1, 2],
-        "token_ids": [830] if is_verdict else [3, 4, 7],
+        "token_ids": [TRUE_ID] if is_verdict else [3, 4, END_ID],
     }
-    usage = {"prompt_tokens": 2, "completion_tokens": 1 if is_verdict else 3}
-    return {"choices": [{**usual, **choice}], "usage": usage}
-
-
-@asynccontextmanager
-async def serving(server: StrangeServer) -> AsyncIterator[None]:
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                first, *lines = head.strip().split("\r\n")
-                headers = {
-                    name.lower(): value.strip()
-                    for name, _, value in (line.partition(":") for line in lines)
-                }
-                length = int(headers.get("content-length", 0))
-                content = await reader.readexactly(length)
-                path = first.split(" ")[1]
-                body = json.loads(content) if content else {}
-                server.requests.append((path, body, headers))
-                reply = server.reply(path, body)
-                writer.write(reply.encode())
-                await writer.drain()
-                if reply.cut is not None:
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    listener = await asyncio.start_server(handle, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    try:
-        yield
-    finally:
-        listener.close()
+    return {"choices": [{**usual, **choice}]}
 
 
 @pytest.fixture
-async def strange() -> AsyncIterator[StrangeServer]:
+def strange() -> Iterator[StrangeServer]:
     server = StrangeServer()
-    async with serving(server):
+    with server.raw:
         yield server
 
 
@@ -149,53 +103,56 @@ async def started(server: StrangeServer, **arguments: Any) -> AsyncIterator[Open
 
 
 async def verdict(engine: OpenAIServerEngine) -> Completion:
-    return await engine.complete(Request(prompt="Is it?", max_tokens=1, labels=LABELS))
+    return await engine.complete(Request(prompt=PROMPT, max_tokens=1, labels=LABELS))
 
 
 async def reasoning(engine: OpenAIServerEngine, max_tokens: int = 64) -> Completion:
-    return await engine.complete(Request(prompt="Is it?", max_tokens=max_tokens, stop="</think>"))
+    return await engine.complete(Request(prompt=PROMPT, max_tokens=max_tokens, stop="</think>"))
 
 
-def log_odds(completion: Completion) -> float:
-    return completion.label_logprobs[" true"] - completion.label_logprobs[" false"]
+def log_odds(answer: Completion) -> float:
+    return answer.label_logprobs[" true"] - answer.label_logprobs[" false"]
 
 
-def always(*arguments: Any, **options: Any) -> Callable[[Json], Reply]:
-    return lambda body: Reply(*arguments, **options)
+def always(*arguments: Any, **options: Any) -> Callable[[Json], Fault]:
+    return lambda body: reply(*arguments, **options)
 
 
-def amid(reply: Reply) -> Callable[[Json], Reply | None]:
-    """Reply to all completions but the probes that find out the server's capabilities."""
-    return lambda body: reply if body["prompt"] == "Is it?" else None
+def amid(fault: Fault) -> Callable[[Json], Fault | None]:
+    """Reply so to all completions but the probes that find out the server's capabilities."""
+    return lambda body: fault if body["prompt"] == PROMPT else None
 
 
 STRANGE = {
     "HTML with 200": (
-        Reply(b"<html>Sign in</html>"),
+        reply(b"<html>Sign in</html>"),
         r"HTML, not JSON; .*\(<html>Sign in</html>\)",
     ),
-    "JSON cut off": (Reply(b'{"choices": [{"te'), r"half of it; .*\(\{\"choices\""),
-    "an empty body": (Reply(b""), "no JSON"),
-    "bytes": (Reply(b"\xff\xfe\x00"), "no JSON"),
-    "deep JSON": (Reply(b"[" * 100_000), "no JSON"),
-    "an error with 200": (Reply({"error": {"message": "out of memory"}}), "out of memory"),
-    "an error as text": (Reply({"error": "out of memory"}), "out of memory"),
-    "null": (Reply(b"null"), "no choices"),
-    "a list": (Reply([]), "no choices"),
-    "no choices": (Reply({"choices": []}), "no choices"),
-    "null choices": (Reply({"choices": None}), "no choices"),
-    "a choice without text": (Reply({"choices": [{"index": 0}]}), "no text"),
-    "a failure": (Reply(b"<html>Bad gateway</html>", 502), "answered 502.*Bad gateway"),
-    "a body that is cut": (Reply({"choices": []}, cut=5), "closed the connection|no connection"),
-    "aborted": (Reply({"choices": [{"text": "x", "finish_reason": "abort"}]}), "'abort'"),
+    "JSON cut off": (reply(b'{"choices": [{"te'), r"half of it; .*\(\{\"choices\""),
+    "an empty body": (reply(b""), "no JSON"),
+    "bytes": (reply(b"\xff\xfe\x00"), "no JSON"),
+    "deep JSON": (reply(b"[" * 100_000), "no JSON"),
+    "an error with 200": (reply({"error": {"message": "out of memory"}}), "out of memory"),
+    "an error as text": (reply({"error": "out of memory"}), "out of memory"),
+    "null": (reply(b"null"), "no choices"),
+    "a list": (reply([]), "no choices"),
+    "no choices": (reply({"choices": []}), "no choices"),
+    "null choices": (reply({"choices": None}), "no choices"),
+    "a choice without text": (reply({"choices": [{"index": 0}]}), "no text"),
+    "a failure": (reply(b"<html>Bad gateway</html>", 502), "answered 502.*Bad gateway"),
+    "a body that is cut": (
+        reply({"choices": []}, cut="length"),
+        "connection broke before the answer",
+    ),
+    "aborted": (reply({"choices": [{"text": "x", "finish_reason": "abort"}]}), "'abort'"),
 }
 
 
-@pytest.mark.parametrize(("reply", "message"), STRANGE.values(), ids=STRANGE)
+@pytest.mark.parametrize(("fault", "message"), STRANGE.values(), ids=STRANGE)
 async def test_an_answer_that_is_none_is_an_error_that_quotes_it(
-    strange: StrangeServer, reply: Reply, message: str
+    strange: StrangeServer, fault: Fault, message: str
 ) -> None:
-    strange.replies["/v1/completions"] = amid(reply)
+    strange.replies["/v1/completions"] = amid(fault)
     async with started(strange) as engine:
         for ask in (verdict, reasoning):
             with pytest.raises(EngineError, match=message) as failed:
@@ -204,15 +161,15 @@ async def test_an_answer_that_is_none_is_an_error_that_quotes_it(
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(b"<html>"), Reply(b'{"choi'), Reply({"choices": []}), Reply({}, 503)]
+    "fault", [reply(b"<html>"), reply(b'{"choi'), reply({"choices": []}), reply({}, 503)]
 )
 async def test_an_answer_that_is_none_is_asked_for_again(
-    strange: StrangeServer, reply: Reply
+    strange: StrangeServer, fault: Fault
 ) -> None:
-    faults = [reply, reply]
+    faults = [fault, fault]
     strange.replies["/v1/completions"] = lambda body: faults.pop() if faults else None
     async with started(strange, max_retries=2) as engine:
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
         assert engine.info["fields"] == sorted(FIELDS)
 
 
@@ -222,10 +179,10 @@ UNUSABLE_LOGPROBS: dict[str, Any] = {
     "text": "x",
     "null instead of lists": {"tokens": None, "token_logprobs": None, "top_logprobs": None},
     "null for the position": {"tokens": ["x"], "token_logprobs": [-1], "top_logprobs": [None]},
-    "NaN": {"top_logprobs": [{"token_id:830": math.nan, "token_id:895": -1.0}]},
-    "infinity": {"top_logprobs": [{"token_id:830": math.inf, "token_id:895": -1.0}]},
-    "a label's null": {"top_logprobs": [{"token_id:830": None, "token_id:895": -1.0}]},
-    "text for a number": {"top_logprobs": [{"token_id:830": "-0.1", "token_id:895": -1.0}]},
+    "NaN": {"top_logprobs": [{"token_id:258": math.nan, "token_id:259": -1.0}]},
+    "infinity": {"top_logprobs": [{"token_id:258": math.inf, "token_id:259": -1.0}]},
+    "a label's null": {"top_logprobs": [{"token_id:258": None, "token_id:259": -1.0}]},
+    "text for a number": {"top_logprobs": [{"token_id:258": "-0.1", "token_id:259": -1.0}]},
 }
 
 
@@ -233,8 +190,9 @@ UNUSABLE_LOGPROBS: dict[str, Any] = {
 async def test_log_probabilities_that_are_none_are_an_error_and_never_a_score(
     strange: StrangeServer, logprobs: Any
 ) -> None:
-    answer = vllm_answer({"max_tokens": 1}, logprobs=logprobs)
-    strange.replies["/v1/completions"] = amid(Reply(answer))
+    strange.replies["/v1/completions"] = amid(
+        reply(completion({"max_tokens": 1}, logprobs=logprobs))
+    )
     async with started(strange) as engine:
         with pytest.raises(EngineError, match=r"log-probabilit"):
             await verdict(engine)
@@ -242,53 +200,52 @@ async def test_log_probabilities_that_are_none_are_an_error_and_never_a_score(
 
 async def test_tokens_of_other_names_give_no_label_and_no_bound(strange: StrangeServer) -> None:
     logprobs = {"tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [{"x": -1.0}]}
-    answer = vllm_answer({"max_tokens": 1}, logprobs=logprobs)
-    strange.replies["/v1/completions"] = amid(Reply(answer))
+    strange.replies["/v1/completions"] = amid(
+        reply(completion({"max_tokens": 1}, logprobs=logprobs))
+    )
     async with started(strange) as engine:
-        completion = await verdict(engine)
-    assert (completion.label_logprobs, completion.label_bound) == ({}, None)
+        answer = await verdict(engine)
+    assert (answer.label_logprobs, answer.label_bound) == ({}, None)
 
 
 async def test_one_echoed_label_of_two_is_below_the_bound(strange: StrangeServer) -> None:
     """Both labels are outside the list, and only the unlikelier one can be echoed."""
 
-    def answer(body: Json) -> Reply:
+    def answer(body: Json) -> Fault:
         prompt = body["prompt"]
         if body.get("echo") and prompt.endswith(" true"):
-            return Reply({"error": {"message": "busy"}}, 500)
+            return reply({"error": {"message": "busy"}}, 429)
         if body.get("echo"):
-            shown = {"tokens": ["Is", " false", "x"], "token_logprobs": [None, -12.0, -0.1]}
-            return Reply({"choices": [{"text": "x", "logprobs": shown}]})
+            shown = {"tokens": ["x", " false", "x"], "token_logprobs": [None, -12.0, -0.1]}
+            return reply({"choices": [{"text": "x", "logprobs": shown}]})
         top = {"x": -0.1, "y": -5.0}
         shown = {"tokens": ["x"], "token_logprobs": [-0.1], "top_logprobs": [top]}
-        return Reply({"choices": [{"text": "x", "logprobs": shown, "stop_reason": None}]})
+        return reply({"choices": [{"text": "x", "logprobs": shown, "stop_reason": None}]})
 
     strange.replies["/tokenize"] = always({}, 404)
     strange.replies["/v1/completions"] = answer
     async with started(strange) as engine:
-        completion = await verdict(engine)
-    assert completion.label_bound == -5.0
-    assert all(value < -5.0 for value in completion.label_logprobs.values())
-    assert " true" not in completion.label_logprobs
+        judged = await verdict(engine)
+    assert (judged.label_bound, judged.label_logprobs) == (-5.0, {" false": -12.0})
 
 
-NO_TOKENIZER: dict[str, Reply] = {
-    **{f"status {n}": Reply({"detail": "no"}, n) for n in (400, 401, 402, 403, 404, 405, 406)},
-    **{f"status {n}": Reply({"detail": "no"}, n) for n in (413, 415, 422, 429, 500, 501, 503)},
-    "an empty list": Reply({"tokens": []}),
-    "null": Reply({"tokens": None}),
-    "other names": Reply({"ids": [1, 2]}),
-    "a list of text": Reply({"tokens": ["a"]}),
-    "a list": Reply([1, 2]),
-    "HTML": Reply(b"<html>"),
+NO_TOKENIZER: dict[str, Fault] = {
+    **{f"status {n}": reply({"detail": "no"}, n) for n in (400, 401, 402, 403, 404, 405, 406)},
+    **{f"status {n}": reply({"detail": "no"}, n) for n in (413, 415, 422, 429, 500, 501, 503)},
+    "an empty list": reply({"tokens": []}),
+    "null": reply({"tokens": None}),
+    "other names": reply({"ids": [1, 2]}),
+    "a list of text": reply({"tokens": ["a"]}),
+    "a list": reply([1, 2]),
+    "HTML": reply(b"<html>"),
 }
 
 
-@pytest.mark.parametrize("reply", NO_TOKENIZER.values(), ids=NO_TOKENIZER)
+@pytest.mark.parametrize("fault", NO_TOKENIZER.values(), ids=NO_TOKENIZER)
 async def test_a_tokenizer_that_can_not_be_used_is_none(
-    strange: StrangeServer, reply: Reply
+    strange: StrangeServer, fault: Fault
 ) -> None:
-    strange.replies["/tokenize"] = lambda body: reply
+    strange.replies["/tokenize"] = lambda body: fault
     text = "The sort() method sorts a list. " * 30
     async with started(strange) as engine:
         # The estimate is cautious: about two letters a token.
@@ -299,23 +256,23 @@ async def test_a_tokenizer_that_can_not_be_used_is_none(
         assert (await reasoning(engine)).ended == "stop"
 
 
-NO_DETOKENIZER: dict[str, Reply] = {
-    "missing": Reply({"detail": "Not Found"}, 404),
-    "refused": Reply({"detail": "no"}, 401),
-    "failing": Reply({"detail": "no"}, 500),
-    "other names": Reply({"result": "x"}),
-    "empty text": Reply({"prompt": ""}),
-    "null": Reply({"prompt": None}),
-    "HTML": Reply(b"<html>"),
+NO_DETOKENIZER: dict[str, Fault] = {
+    "missing": reply({"detail": "Not Found"}, 404),
+    "refused": reply({"detail": "no"}, 401),
+    "failing": reply({"detail": "no"}, 500),
+    "other names": reply({"result": "x"}),
+    "empty text": reply({"prompt": ""}),
+    "null": reply({"prompt": None}),
+    "HTML": reply(b"<html>"),
 }
 
 
-@pytest.mark.parametrize("reply", NO_DETOKENIZER.values(), ids=NO_DETOKENIZER)
+@pytest.mark.parametrize("fault", NO_DETOKENIZER.values(), ids=NO_DETOKENIZER)
 async def test_a_passage_is_cut_without_a_detokenizer_and_is_never_empty(
-    strange: StrangeServer, reply: Reply
+    strange: StrangeServer, fault: Fault
 ) -> None:
-    strange.replies["/tokenize"] = lambda body: Reply({"tokens": list(body["prompt"].encode())})
-    strange.replies["/detokenize"] = lambda body: reply
+    strange.replies["/tokenize"] = lambda body: reply({"tokens": list(body["prompt"].encode())})
+    strange.replies["/detokenize"] = lambda body: fault
     text = "The sort() method sorts a list. " * 30
     async with started(strange) as engine:
         assert await engine.first_tokens(text, 50) == text[:50]
@@ -326,8 +283,8 @@ async def test_a_passage_is_cut_without_a_detokenizer_and_is_never_empty(
 async def test_a_detokenizer_may_name_its_answer_in_three_ways(
     strange: StrangeServer, field_name: str
 ) -> None:
-    strange.replies["/tokenize"] = lambda body: Reply({"tokens": list(body["prompt"].encode())})
-    strange.replies["/detokenize"] = lambda body: Reply(
+    strange.replies["/tokenize"] = lambda body: reply({"tokens": list(body["prompt"].encode())})
+    strange.replies["/detokenize"] = lambda body: reply(
         {field_name: bytes(body["tokens"]).decode()}
     )
     async with started(strange) as engine:
@@ -337,38 +294,38 @@ async def test_a_detokenizer_may_name_its_answer_in_three_ways(
 
 async def test_a_tokenizer_that_wants_content_is_used(strange: StrangeServer) -> None:
     """llama.cpp's server answers {"tokens": []} to a request that names the text "prompt"."""
-    strange.replies["/tokenize"] = lambda body: Reply(
+    strange.replies["/tokenize"] = lambda body: reply(
         {"tokens": list(body.get("content", "").encode())}
     )
     async with started(strange) as engine:
         assert await engine.count_tokens("sorts") == 5
 
 
-MODELS: dict[str, Reply] = {
-    "a bare list": Reply([{"id": "rank1"}]),
-    "null": Reply(b"null"),
-    "null data": Reply({"data": None}),
-    "no ids": Reply({"data": [{"name": "rank1"}, None, 5]}),
-    "another name": Reply({"data": [{"id": "rank1:latest"}, {"id": "*"}]}),
-    "HTML": Reply(b"<html>"),
-    **{f"status {n}": Reply({"detail": "no"}, n) for n in (400, 401, 403, 404, 405, 500)},
+MODELS: dict[str, Fault] = {
+    "a bare list": reply([{"id": "rank1"}]),
+    "null": reply(b"null"),
+    "null data": reply({"data": None}),
+    "no ids": reply({"data": [{"name": "rank1"}, None, 5]}),
+    "another name": reply({"data": [{"id": "rank1:latest"}, {"id": "*"}]}),
+    "HTML": reply(b"<html>"),
+    **{f"status {n}": reply({"detail": "no"}, n) for n in (400, 401, 403, 404, 405, 500)},
 }
 
 
-@pytest.mark.parametrize("reply", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("fault", MODELS.values(), ids=MODELS)
 async def test_a_list_of_models_that_can_not_be_used_does_not_matter_if_the_name_is_given(
-    strange: StrangeServer, reply: Reply
+    strange: StrangeServer, fault: Fault
 ) -> None:
-    strange.replies["/v1/models"] = lambda body: reply
+    strange.replies["/v1/models"] = lambda body: fault
     async with started(strange, model="rank1") as engine:
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
 
 
-@pytest.mark.parametrize("reply", [MODELS["null"], MODELS["no ids"], MODELS["status 404"]])
+@pytest.mark.parametrize("fault", [MODELS["null"], MODELS["no ids"], MODELS["status 404"]])
 async def test_without_a_name_a_list_that_has_none_is_an_error_that_asks_for_it(
-    strange: StrangeServer, reply: Reply
+    strange: StrangeServer, fault: Fault
 ) -> None:
-    strange.replies["/v1/models"] = lambda body: reply
+    strange.replies["/v1/models"] = lambda body: fault
     with pytest.raises(EngineError, match="pass model="):
         async with started(strange):
             pass
@@ -381,10 +338,10 @@ async def test_several_names_of_one_model_need_no_choice(strange: StrangeServer)
         assert engine.model == "rank1"
 
 
-def refusing(*names: str, status: int = 400) -> Callable[[Json], Reply | None]:
-    def refuse(body: Json) -> Reply | None:
+def refusing(*names: str, status: int = 400) -> Callable[[Json], Fault | None]:
+    def refuse(body: Json) -> Fault | None:
         unknown = sorted(set(names) & set(body))
-        return Reply({"error": {"message": f"unknown: {unknown}"}}, status) if unknown else None
+        return reply({"error": {"message": f"unknown: {unknown}"}}, status) if unknown else None
 
     return refuse
 
@@ -407,7 +364,7 @@ async def test_one_refused_parameter_costs_no_other(
     strange.replies["/v1/completions"] = refusing(name, status=status)
     async with started(strange) as engine:
         assert engine.info["fields"] == sorted(set(FIELDS) - {name})
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
 
 
 async def test_a_server_that_takes_no_token_ids_as_a_prompt_gets_text(
@@ -415,20 +372,19 @@ async def test_a_server_that_takes_no_token_ids_as_a_prompt_gets_text(
 ) -> None:
     """LiteLLM answers so for some providers."""
     strange.replies["/v1/completions"] = lambda body: (
-        Reply({"error": "Unmapped prompt format"}, 500)
+        reply({"error": "Unmapped prompt format"}, 500)
         if isinstance(body["prompt"], list)
         else None
     )
     async with started(strange) as engine:
-        completion = await reasoning(engine)
-    assert (engine.info["token_id_prompts"], completion.token_ids) == (False, None)
+        ended = await reasoning(engine)
+    assert (engine.info["token_id_prompts"], ended.token_ids) == (False, None)
 
 
 async def test_a_vllm_server_is_known_after_five_requests(strange: StrangeServer) -> None:
     async with started(strange):
         pass
-    paths = [path for path, _, _ in strange.requests]
-    assert paths == ["/v1/models", *["/tokenize"] * 3, "/v1/completions"]
+    assert strange.paths == ["/v1/models", *["/tokenize"] * 3, "/v1/completions"]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +395,7 @@ async def test_a_server_without_log_probabilities_is_refused_by_name(
 ) -> None:
     """Recorded shapes of Ollama's and LM Studio's lists of models."""
     strange.replies["/v1/models"] = always({"data": [{"id": "rank1", "owned_by": owner}]})
-    strange.replies["/v1/completions"] = lambda body: Reply(vllm_answer(body, logprobs=None))
+    strange.replies["/v1/completions"] = lambda body: reply(completion(body, logprobs=None))
     with pytest.raises(EngineError, match=rf"gives no log-probabilities.*{name}"):
         async with started(strange):
             pass
@@ -459,15 +415,15 @@ async def test_a_context_length_that_nobody_told_is_read_from_the_refusal(
     strange: StrangeServer, message: str
 ) -> None:
     strange.replies["/v1/models"] = always({"data": [{"id": "rank1", "max_model_len": None}]})
-    strange.replies["/tokenize"] = lambda body: Reply({"tokens": [IDS.get(body["prompt"], 9)]})
+    strange.replies["/tokenize"] = lambda body: reply({"tokens": encode(body["prompt"])})
     strange.replies["/v1/completions"] = lambda body: (
-        Reply({"error": {"message": message}}, 400) if body["max_tokens"] > 4095 else None
+        reply({"error": {"message": message}}, 400) if body["max_tokens"] > 4090 else None
     )
     async with started(strange) as engine:
         assert engine.context_length is None
         assert (await reasoning(engine, 5000)).ended == "stop"
         assert engine.context_length == 4096
-        assert strange.bodies("/v1/completions")[-1]["max_tokens"] == 4095
+        assert strange.bodies("/v1/completions")[-1]["max_tokens"] == 4096 - len(encode(PROMPT))
 
 
 async def test_a_context_length_that_is_given_goes_before_the_servers(
@@ -481,18 +437,18 @@ async def test_a_stop_text_that_is_several_tokens_is_continued_as_text(
     strange: StrangeServer,
 ) -> None:
     strange.replies["/tokenize"] = lambda body: (
-        Reply({"tokens": [5, 6, 8]}) if body["prompt"] == "</think>" else None
+        reply({"tokens": [5, 6, 8]}) if body["prompt"] == "</think>" else None
     )
     async with started(strange) as engine:
-        completion = await reasoning(engine)
-    # [3, 4, 7] does not end with [5, 6, 8]: other tokens spell the stop text there.
-    assert (completion.ended, completion.token_ids) == ("stop", None)
+        ended = await reasoning(engine)
+    # The answer's ids do not end with these: other tokens spell the stop text there.
+    assert (ended.ended, ended.token_ids) == ("stop", None)
 
 
-def hiding(next_token: str, next_id: int | None) -> Callable[[Json], Reply]:
+def hiding(next_token: str, next_id: int | None) -> Callable[[Json], Fault]:
     """Answer as llama.cpp's server does: control tokens print as "", and no stop_reason."""
 
-    def answer(body: Json) -> Reply:
+    def answer(body: Json) -> Fault:
         entry: Json = {"token": next_token, "logprob": -0.1}
         if next_id is not None:
             entry["id"] = next_id
@@ -502,14 +458,19 @@ def hiding(next_token: str, next_id: int | None) -> Callable[[Json], Reply]:
         else:
             text, finish, content = "So.", "stop", [{"token": "So.", "id": 3, "logprob": -0.1}]
         choice = {"text": text, "finish_reason": finish, "logprobs": {"content": content}}
-        return Reply({"choices": [choice]})
+        return reply({"choices": [choice]})
 
     return answer
 
 
 @pytest.mark.parametrize(
     ("token", "token_id", "ended"),
-    [("</think>", None, "stop"), ("", 7, "stop"), ("", 2, "eos"), ("<|endoftext|>", None, "eos")],
+    [
+        ("</think>", None, "stop"),
+        ("", END_ID, "stop"),
+        ("", 2, "eos"),
+        ("<|endoftext|>", None, "eos"),
+    ],
 )
 async def test_how_reasoning_ended_is_asked_for_if_the_server_does_not_tell(
     strange: StrangeServer, token: str, token_id: int | None, ended: str
@@ -517,7 +478,7 @@ async def test_how_reasoning_ended_is_asked_for_if_the_server_does_not_tell(
     strange.replies["/v1/completions"] = hiding(token, token_id)
     async with started(strange) as engine:
         assert (await reasoning(engine)).ended == ended
-    assert strange.bodies("/v1/completions")[-1]["prompt"] == "Is it?So."
+    assert strange.bodies("/v1/completions")[-1]["prompt"] == f"{PROMPT}So."
 
 
 async def test_a_server_that_hides_how_reasoning_ended_in_every_way_is_refused(
@@ -537,7 +498,7 @@ async def test_another_model_behind_the_same_name_has_another_fingerprint(
         # The server is restarted with another model; two seconds pass.
         entry = {"id": "rank1", "root": "another", "max_model_len": 1024}
         strange.replies["/v1/models"] = always({"data": [entry]})
-        strange.replies["/tokenize"] = lambda body: Reply({"tokens": [len(body["prompt"])]})
+        strange.replies["/tokenize"] = lambda body: reply({"tokens": [len(body["prompt"])]})
         await engine.start()
         assert engine.fingerprint == before
         await asyncio.sleep(2.1)
@@ -551,7 +512,7 @@ async def test_a_refused_request_lets_the_server_be_learned_again(
     strange: StrangeServer, status: int
 ) -> None:
     async with started(strange) as engine:
-        strange.replies["/v1/completions"] = amid(Reply({"error": {"message": "no"}}, status))
+        strange.replies["/v1/completions"] = amid(reply({"error": {"message": "no"}}, status))
         with pytest.raises(EngineError):
             await verdict(engine)
         strange.replies["/v1/completions"] = refusing("logprob_token_ids")
@@ -561,10 +522,10 @@ async def test_a_refused_request_lets_the_server_be_learned_again(
 
 async def test_a_lost_connection_lets_the_server_be_learned_again(strange: StrangeServer) -> None:
     async with started(strange) as engine:
-        strange.replies["/v1/completions"] = amid(Reply({"choices": []}, cut=0))
+        strange.replies["/v1/completions"] = amid(reply({"choices": []}, cut="length"))
         with pytest.raises(EngineError):
             await verdict(engine)
-        strange.requests.clear()
+        strange.raw.calls.clear()
         await engine.start()
         assert strange.bodies("/v1/models")
 
@@ -616,7 +577,7 @@ async def test_nothing_that_belongs_to_openai_is_sent(
         monkeypatch.setenv(name, value)
     async with started(strange, **arguments) as engine:
         await verdict(engine)
-    for _, _, headers in strange.requests:
+    for headers in strange.headers:
         assert headers.get("authorization") == sent
         assert "vendor" not in " ".join(headers.values())
 
@@ -624,30 +585,30 @@ async def test_nothing_that_belongs_to_openai_is_sent(
 async def test_default_headers_are_sent_with_each_request(strange: StrangeServer) -> None:
     async with started(strange, default_headers={"X-Team": "search"}) as engine:
         await verdict(engine)
-    assert {headers.get("x-team") for _, _, headers in strange.requests} == {"search"}
+    assert {headers.get("x-team") for headers in strange.headers} == {"search"}
 
 
 async def test_a_redirect_is_not_followed_and_named(strange: StrangeServer) -> None:
-    location = "Location: https://elsewhere.example/v1/models?code=abc\r\n"
-    strange.replies["/v1/models"] = lambda body: Reply({}, 307, location)
+    location = {"Location": "https://elsewhere.example/v1/models?code=abc"}
+    strange.replies["/v1/models"] = lambda body: reply({}, 307, headers=location)
     with pytest.raises(EngineError, match=r"redirects to https://elsewhere\.example/v1/models: "):
         async with started(strange, api_key=KEY):
             pass
-    assert [path for path, _, _ in strange.requests] == ["/v1/models"]
+    assert strange.paths == ["/v1/models"]
 
 
 async def test_a_path_prefix_and_a_pasted_endpoint_work(strange: StrangeServer) -> None:
-    for path in ("/v1/models", "/v1/completions", "/tokenize", "/detokenize"):
-        usual = path
-
-        def reply(body: Json, usual: str = usual) -> Reply:
-            return StrangeServer().reply(usual, body)
-
-        strange.replies[f"/team/rank1{path}"] = reply
-    strange.url += "/team/rank1/v1/completions"
-    async with started(strange) as engine:
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
-    assert all(path.startswith("/team/rank1/") for path, _, _ in strange.requests)
+    prefix = "/team/rank1"
+    strange.replies = {
+        f"{prefix}/v1/models": always({"data": [{"id": "rank1"}]}),
+        f"{prefix}/tokenize": lambda body: reply({"tokens": encode(body["prompt"])}),
+        f"{prefix}/v1/completions": lambda body: reply(completion(body)),
+    }
+    engine = OpenAIServerEngine(f"{strange.url}{prefix}/v1/completions", max_retries=0)
+    await engine.start()
+    assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+    await engine.aclose()
+    assert all(path.startswith("/team/rank1/") for path in strange.paths)
 
 
 async def test_a_users_own_client_is_used_and_not_closed(strange: StrangeServer) -> None:
@@ -655,9 +616,9 @@ async def test_a_users_own_client_is_used_and_not_closed(strange: StrangeServer)
         base_url=f"{strange.url}/v1", api_key=KEY, default_headers={"X-Team": "search"}
     )
     async with started(strange, client=client, max_retries=2) as engine:
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
     assert not client.is_closed()
-    assert {headers["authorization"] for _, _, headers in strange.requests} == {f"Bearer {KEY}"}
+    assert {headers["authorization"] for headers in strange.headers} == {f"Bearer {KEY}"}
     await client.close()
 
 
@@ -791,10 +752,10 @@ async def test_a_forked_child_gets_an_engine_of_its_own(strange: StrangeServer) 
     async with started(strange, api_key=lambda: KEY, context_length=512) as engine:
         child = engine.after_fork()
         await child.start()
-        assert log_odds(await verdict(child)) == pytest.approx(2.0)
+        assert log_odds(await verdict(child)) == pytest.approx(EXPECTED)
         assert child.context_length == 512
         await child.aclose()
-        assert log_odds(await verdict(engine)) == pytest.approx(2.0)
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
 
 
 def test_a_users_own_client_does_not_survive_a_fork() -> None:

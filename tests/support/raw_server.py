@@ -399,7 +399,7 @@ class RawServer:
         return {"object": "list", "data": [model]}
 
     def _tokenize(self, body: Any) -> Any:
-        ids = encode(body["prompt"])
+        ids = encode(body.get("prompt", ""))
         return {"count": len(ids), "max_model_len": self._max_model_len, "tokens": ids}
 
     def _complete(self, body: Any) -> Any:

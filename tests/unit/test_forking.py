@@ -188,8 +188,9 @@ class LineEngine(ScriptedEngine):
         self.connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def complete(self, request: Request) -> Completion:
-        text = request.prompt if isinstance(request.prompt, str) else self._text(request.prompt)
-        passage = re.findall("Passage: (.*)", text)[-1]
+        prompt = request.prompt
+        text = prompt if isinstance(prompt, str) else await self.decode(prompt)
+        passage = re.findall("Passage: (.*)", text or "")[-1]
         async with self._lock:
             if self.connection is None:
                 self.connection = await asyncio.open_unix_connection(self.path)

@@ -137,6 +137,9 @@ class ServerClient:
                 if attempt == self._client.max_retries:
                     said = quoted(content, self._mask)
                     raise EngineError(f"{url}: the answer can't be used: {error}{said}") from None
+            except StatusError as error:
+                if attempt == self._client.max_retries or error.status < 500:
+                    raise
             # A gateway's page or half an answer can be over at once. The openai client repeats only
             # what failed by its status.
             await asyncio.sleep(_FIRST_PAUSE * 2**attempt)

@@ -52,6 +52,9 @@ _END_OF_REASONING = "</think>"
 # After a refusal with one of these, another model or server may be behind the address.
 _REFUSALS = frozenset({400, 404, 422})
 
+# What servers answer to a parameter that they do not know.
+_NO_ECHO = _REFUSALS | {500, 501}
+
 # A server that has answered this long ago, in seconds, may have been restarted since.
 _FRESH_SECONDS = 2.0
 
@@ -371,7 +374,8 @@ class OpenAIServerEngine(Engine):
         if not first_candidates(answer.logprobs):
             raise EngineError(f"{self._client.base_url} sent a verdict without log-probabilities")
         labels = read_labels(answer.logprobs, by_label, asked_by_id="logprob_token_ids" in fields)
-        for label in by_label.keys() - labels.found.keys():
+        missing = [label for label in by_label if label not in labels.found]
+        for label in missing:
             logprob = await self._echoed(request.prompt, label, by_label[label])
             if logprob is not None:
                 labels.found[label] = logprob
@@ -418,8 +422,9 @@ class OpenAIServerEngine(Engine):
             answer = await self._ask(
                 request, {**self._server.capabilities.one_logprob, "echo": True}, is_trial=True
             )
-        except StatusError:
-            self._server.echoes = False
+        except StatusError as error:
+            # Other failures pass.
+            self._server.echoes = error.status not in _NO_ECHO
             return None
         return echoed_logprob(answer.logprobs, label, token, prompt_tokens=answer.prompt_tokens)
 

@@ -10,7 +10,7 @@ import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import openai
 
@@ -20,6 +20,9 @@ _LONGEST_QUOTE = 300
 
 PROXY_VARIABLES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+# Of httpx and httpx2, which the openai client does not name.
+_BROKEN = frozenset({"ReadError", "WriteError", "CloseError", "RemoteProtocolError"})
 
 Mask = Callable[[str], str]
 
@@ -120,8 +123,9 @@ def _status_advice(error: openai.APIStatusError, mask: Mask) -> str:
         case 429:
             return "too many requests: lower max_concurrency=, or raise max_retries="
         case _ if 300 <= status < 400:
-            target = urlsplit(error.response.headers.get("location", ""))
-            shown = mask(f"{target.scheme}://{target.hostname}{target.path}")
+            location = urljoin(str(error.request.url), error.response.headers.get("location", ""))
+            # Without a query, which may hold a token.
+            shown = mask(urlsplit(location)._replace(query="", fragment="").geturl())
             return f"the server redirects to {shown}: pass the final address as base_url="
         case _:
             return f"the server answered {status}"
@@ -151,8 +155,8 @@ def _connection_advice(error: openai.APIConnectionError, mask: Mask) -> str:
                     "no connection: nothing listens at this port: is the server running, and "
                     "base_url= right?"
                 )
-            case ConnectionResetError() | BrokenPipeError():
-                return "the server closed the connection before it answered"
+    if any(type(cause).__name__ in _BROKEN for cause in causes):
+        return "the connection broke before the answer was complete: see the server's log"
     last = causes[-1] if causes else error
     detail = mask(f"{type(last).__name__}: {last}")[:_LONGEST_QUOTE]
     return f"no connection: is the server running, and base_url= right? ({detail})"
