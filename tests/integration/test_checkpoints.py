@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -16,15 +17,15 @@ from hypothesis import strategies as st
 
 from rank1_integrations import ConfigurationError, Judgment, Rank1, _event_loop
 from rank1_integrations.engines.base import Engine, Request
-from rank1_integrations.engines.openai_server.engine import ServerEngine
+from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 from rank1_integrations.engines.transformers import TransformersEngine
-from rank1_integrations.scoring.prompt import END_OF_THOUGHT, build_prompt, sanitize
+from rank1_integrations.scoring.prompt import END_OF_REASONING, build_prompt, sanitize
 from rank1_integrations.scoring.truncation import CLOSING_TOKENS, fit
 from tests.support.checkpoints import (
     CONCLUDED,
     FAMILIES,
     QUERY,
-    THOUGHT_TOKENS,
+    REASONING_TOKENS,
     Family,
     write_checkpoint,
 )
@@ -51,7 +52,7 @@ class Loaded:
     server_url: str
     engines: dict[str, Engine]
 
-    def judge(self, name: str, passages: list[str], **options: object) -> list[Judgment]:
+    def judge(self, name: str, passages: list[str], **options: Any) -> list[Judgment]:
         """Judgments by one engine, which stays open."""
         return Rank1(self.engines[name], **options).judge(QUERY, passages)
 
@@ -75,12 +76,11 @@ def loaded(
         engines: dict[str, Engine] = {
             "server": server_engine(url),
             "transformers": TransformersEngine(
-                str(folder), device="cpu", dtype="float32", batch_size=8, timeout=600
+                str(folder), device="cpu", dtype="float32", batch_size=8
             ),
             "vllm": VllmEngine(
                 str(folder),
                 engine_args={"dtype": "float32", "enforce_eager": True},
-                timeout=600,
             ),
         }
         for engine in engines.values():
@@ -90,8 +90,8 @@ def loaded(
             _event_loop.run(engine.aclose())
 
 
-def server_engine(url: str) -> ServerEngine:
-    return ServerEngine(url, model=None, api_key=None, timeout=600, max_retries=0)
+def server_engine(url: str) -> OpenAIServerEngine:
+    return OpenAIServerEngine(url, max_retries=0)
 
 
 def test_the_context_is_the_models_own(loaded: Loaded) -> None:
@@ -104,13 +104,14 @@ def test_all_engines_read_the_same_tokens_with_the_familys_bos(loaded: Loaded) -
     expected = tuple(loaded.family.tokenizer().encode(prompt).ids)
     assert (expected[0] == loaded.family.bos_id) == (loaded.family.bos_id is not None)
     for name, engine in loaded.engines.items():
-        thought = _event_loop.run(
-            engine.complete(Request(prompt=prompt, max_tokens=50, stop=END_OF_THOUGHT))
+        completion = _event_loop.run(
+            engine.complete(Request(prompt=prompt, max_tokens=50, stop=END_OF_REASONING))
         )
-        assert thought.stopped, name
-        assert thought.continuation[: len(expected)] == expected
-        assert len(thought.continuation) == len(expected) + THOUGHT_TOKENS
-        assert thought.continuation[-1] == loaded.family.think_ids[1]
+        assert completion.ended == "stop", name
+        assert completion.prompt_ids == expected, name
+        assert completion.token_ids is not None, name
+        assert len(completion.token_ids) == REASONING_TOKENS, name
+        assert completion.token_ids[-1] == loaded.family.think_ids[1], name
 
 
 def test_all_engines_count_tokens_alike(loaded: Loaded) -> None:
@@ -125,14 +126,20 @@ def test_all_engines_count_tokens_alike(loaded: Loaded) -> None:
 def test_all_engines_give_the_same_verdicts(loaded: Loaded, thinking: str) -> None:
     options = {"max_reasoning_tokens": 12, "thinking": thinking}
     first, *others = (loaded.judge(name, PASSAGES, **options) for name in loaded.engines)
-    finishes = ["concluded", *["forced"] * 6] if thinking == "full" else ["direct"] * 7
-    assert [judgment.finish for judgment in first] == finishes
+    finish_reasons = ["concluded", *["forced"] * 6] if thinking == "full" else ["direct"] * 7
+    assert [judgment.finish_reason for judgment in first] == finish_reasons
     for judgments in others:
         for one, other, passage in zip(first, judgments, PASSAGES, strict=True):
             assert one.log_odds == pytest.approx(other.log_odds, abs=1e-2), passage[:40]
-            for name in ("finish", "reasoning", "reasoning_tokens", "prompt_tokens", "sanitized"):
+            for name in (
+                "finish_reason",
+                "reasoning",
+                "reasoning_tokens",
+                "prompt_tokens",
+                "sanitized",
+            ):
                 assert getattr(one, name) == getattr(other, name), passage[:40]
-            assert not (one.bounded or other.bounded)
+            assert not (one.log_odds_is_bound or other.log_odds_is_bound)
 
 
 def test_the_server_is_asked_about_the_familys_labels(loaded: Loaded) -> None:
@@ -146,7 +153,7 @@ def test_the_server_is_asked_about_the_familys_labels(loaded: Loaded) -> None:
     ]
 
 
-def test_a_long_passage_is_cut_alike_by_all_engines(
+def test_all_engines_truncate_a_long_passage_alike(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for engine in loaded.engines.values():
@@ -172,12 +179,12 @@ FRAGMENTS = st.one_of(
 
 
 @pytest.mark.parametrize("name", ["server", "transformers", "vllm"])
-def test_any_text_is_fitted_by_cutting_off_its_end(
+def test_any_text_is_fitted_by_truncating_its_end(
     loaded: Loaded, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, context, thought = loaded.engines[name], 200, 60
+    engine, context, reasoning = loaded.engines[name], 200, 60
     monkeypatch.setattr(engine, "context_length", context)
-    longest_prompt = context - CLOSING_TOKENS - thought
+    longest_prompt = context - CLOSING_TOKENS - reasoning
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(FRAGMENTS, min_size=1), st.integers(1, 40))
@@ -187,10 +194,11 @@ def test_any_text_is_fitted_by_cutting_off_its_end(
     @example([" half a \ud83d pair"], 40)
     def fits(fragments: list[str], times: int) -> None:
         passage = "".join(fragments) * times
-        prompt, budget = _event_loop.run(fit(engine, QUERY, passage, max_reasoning_tokens=thought))
+        fitted = _event_loop.run(fit(engine, QUERY, passage, max_reasoning_tokens=reasoning))
+        prompt, budget = fitted.prompt, fitted.reasoning_tokens
         size = len(loaded.family.tokenizer().encode(prompt.text).ids)
         assert size + budget + CLOSING_TOKENS <= context
-        assert budget == thought
+        assert budget == reasoning
         before, _, rest = prompt.text.partition("\nPassage: ")
         kept = rest.removesuffix("\n<think>")
         assert (before, rest) == (

@@ -1,4 +1,4 @@
-"""All engines follow the same procedure on the same checkpoint to the same scores."""
+"""All engines give the same scores on the same checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def index() -> Bm25Index:
 def by_all(
     server_url: str, query: str, texts: list[str], **options: Any
 ) -> list[tuple[Judgment, Judgment, Judgment]]:
-    """Judged by the server, by vLLM in process, and by transformers."""
+    """Return each passage's judgments by the server, vLLM in process, and transformers."""
     options = {"max_reasoning_tokens": 256, **options}
     demo = str(DEMO_MODEL)
     with (
@@ -55,18 +55,24 @@ def assert_same(*judgments: Judgment) -> None:
     first, *others = judgments
     for other in others:
         assert other.log_odds == pytest.approx(first.log_odds, abs=1e-2)
-        for name in ("finish", "reasoning", "reasoning_tokens", "prompt_tokens", "sanitized"):
+        for name in (
+            "finish_reason",
+            "reasoning",
+            "reasoning_tokens",
+            "prompt_tokens",
+            "sanitized",
+        ):
             assert getattr(other, name) == getattr(first, name)
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_concluded_thoughts_and_their_scores_agree(
+def test_concluded_reasoning_and_its_scores_agree(
     server_url: str, index: Bm25Index, query: str
 ) -> None:
     texts = [passage.text for passage, _ in index.search(query, 12)]
     for judgments in by_all(server_url, query, texts):
         assert_same(*judgments)
-        assert judgments[0].finish == "concluded"
+        assert judgments[0].finish_reason == "concluded"
         assert judgments[0].reasoning
         assert judgments[0].reasoning_tokens > 10
 
@@ -75,7 +81,7 @@ def test_forced_verdicts_agree(server_url: str, index: Bm25Index) -> None:
     texts = [passage.text for passage, _ in index.search(QUERIES[0], 12)]
     for judgments in by_all(server_url, QUERIES[0], texts, max_reasoning_tokens=14):
         assert_same(*judgments)
-        assert (judgments[0].finish, judgments[0].reasoning_tokens) == ("forced", 14)
+        assert (judgments[0].finish_reason, judgments[0].reasoning_tokens) == ("forced", 14)
         assert judgments[0].score not in (None, 0.5)
 
 
@@ -84,7 +90,7 @@ def test_direct_verdicts_agree(server_url: str, index: Bm25Index) -> None:
     for judgments in by_all(server_url, QUERIES[0], texts, thinking="none"):
         assert_same(*judgments)
         first = judgments[0]
-        assert (first.finish, first.reasoning, first.reasoning_tokens) == ("direct", "", 0)
+        assert (first.finish_reason, first.reasoning, first.reasoning_tokens) == ("direct", "", 0)
 
 
 def test_odd_passages_are_judged_like_any(server_url: str) -> None:

@@ -21,7 +21,7 @@ from rank1_integrations import Rank1
 from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 from rank1_integrations.scoring.prompt import END_OF_REASONING, build_prompt
 from rank1_integrations.scoring.steps import FINISHED_REASONING
-from tests.support.checkpoints import CONCLUDED, QUERY, QWEN, THOUGHT_TOKENS, write_checkpoint
+from tests.support.checkpoints import CONCLUDED, QUERY, QWEN, REASONING_TOKENS, write_checkpoint
 from tests.support.llama_cpp_server import llama_cpp_server, write_gguf
 
 PASSAGES = [
@@ -65,7 +65,7 @@ def concluded_prompt(reference: Reference) -> str:
     prompt = build_prompt(QUERY, CONCLUDED).text
     ids = reference.tokenizer.encode(prompt).ids
     written = reference.network.generate(
-        torch.tensor([ids]), max_new_tokens=THOUGHT_TOKENS, do_sample=False, pad_token_id=0
+        torch.tensor([ids]), max_new_tokens=REASONING_TOKENS, do_sample=False, pad_token_id=0
     )[0].tolist()[len(ids) :]
     assert written[-1] == QWEN.think_ids[1]
     return f"{prompt}{reference.tokenizer.decode(written, skip_special_tokens=False)}"

@@ -30,7 +30,7 @@ QUERIES = [
     "frobnicate the quxified zzyzx-42",
 ]
 PASSAGES_EACH = 26
-# Some of the demonstration model's thoughts are shorter than this, some longer.
+# Some of the demonstration model's reasonings are shorter than this, some longer.
 MAX_TOKENS = 36
 
 Pair = tuple[dict[str, Any], Judgment]
@@ -82,30 +82,30 @@ def test_there_are_enough_pairs_of_both_kinds(pairs: list[list[Pair]]) -> None:
     assert 40 <= sum(concluded) <= len(concluded) - 40
 
 
-def test_thoughts_end_as_they_do_by_the_card(pairs: list[list[Pair]]) -> None:
+def test_reasoning_ends_as_it_does_by_the_card(pairs: list[list[Pair]]) -> None:
     for seen, judgment in (pair for query in pairs for pair in query):
-        assert judgment.finish == ("concluded" if seen["concluded"] else "forced")
+        assert judgment.finish_reason == ("concluded" if seen["concluded"] else "forced")
         assert judgment.reasoning == seen["text"].strip()
 
 
-def test_concluded_thoughts_have_the_card_s_log_odds(pairs: list[list[Pair]]) -> None:
+def test_concluded_reasoning_has_the_cards_log_odds(pairs: list[list[Pair]]) -> None:
     for seen, judgment in (pair for query in pairs for pair in query):
         if seen["concluded"]:
             assert judgment.log_odds == pytest.approx(log_odds(seen), abs=1e-3)
 
 
-def test_forced_verdicts_have_the_labels_true_log_odds(pairs: list[list[Pair]]) -> None:
+def test_forced_verdicts_have_the_exact_log_odds_of_the_labels(pairs: list[list[Pair]]) -> None:
     for seen, judgment in (pair for query in pairs for pair in query):
         if not seen["concluded"]:
             assert judgment.log_odds == pytest.approx(log_odds(seen), abs=1e-3)
             assert judgment.log_odds is not None
             assert math.isfinite(judgment.log_odds)
             assert judgment.score not in (None, 0.5)
-            assert not judgment.bounded
+            assert not judgment.log_odds_is_bound
             assert judgment.reasoning_tokens == MAX_TOKENS
 
 
-def test_the_order_is_the_card_s(pairs: list[list[Pair]]) -> None:
+def test_the_order_is_the_cards(pairs: list[list[Pair]]) -> None:
     for query in pairs:
         ours = [seen for seen, _ in sorted(query, key=lambda pair: -(pair[1].log_odds or 0))]
         for better, worse in itertools.pairwise(ours):

@@ -1,8 +1,8 @@
 """Small checkpoints of Rank1's three families: everything real but size and weights.
 
 Architecture, vocabulary, control tokens, context length, files and their fields are those of the
-family; the weights are random, and what the model writes is nonsense. To one passage its thought
-ends by itself (`CONCLUDED`), to others it runs to its limit.
+family; the weights are random, and what the model writes is nonsense. On one passage its reasoning
+ends by itself (`CONCLUDED`), on others it runs to its limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.support.vocabularies import (
 
 QUERY = "How do volcanoes erupt?"
 CONCLUDED = "Magma rises when the pressure in the chamber grows."
-THOUGHT_TOKENS = 6
+REASONING_TOKENS = 6
 
 _SIZES = {
     "hidden_size": 128,
@@ -235,7 +235,7 @@ def _weights(family: Family, folder: Path) -> dict[str, torch.Tensor]:
         # What is written must say the same as what is read back.
         for weight in network.parameters():
             weight.copy_(weight.bfloat16())
-        _let_a_thought_end(family, network)
+        _let_a_reasoning_end(family, network)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     return {
         name: tensor.bfloat16().clone()
@@ -245,7 +245,7 @@ def _weights(family: Family, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _plain_words(family: Family, size: int) -> torch.Tensor:
-    """Which tokens are English-looking words: only they are likely, so thoughts are text."""
+    """Which tokens are English-looking words: only they are likely, so reasoning is text."""
     plain = torch.zeros(size, dtype=torch.bool)
     for token, token_id in family.tokenizer().get_vocab().items():
         word = token.removeprefix("Ġ")
@@ -253,13 +253,13 @@ def _plain_words(family: Family, size: int) -> torch.Tensor:
     return plain
 
 
-def _let_a_thought_end(family: Family, network: Any) -> None:
-    """Let `</think>` change places with what the model writes at the end of one thought."""
+def _let_a_reasoning_end(family: Family, network: Any) -> None:
+    """Let `</think>` change places with what the model writes at the end of its reasoning."""
     prompt = family.tokenizer().encode(build_prompt(QUERY, CONCLUDED).text).ids
     written = (
         network.eval()
         .generate(
-            torch.tensor([prompt]), max_new_tokens=THOUGHT_TOKENS, do_sample=False, pad_token_id=0
+            torch.tensor([prompt]), max_new_tokens=REASONING_TOKENS, do_sample=False, pad_token_id=0
         )[0]
         .tolist()
     )

@@ -24,7 +24,10 @@ def _truncate(name: str) -> Callable[[Path], None]:
 
 
 def _replace(name: str, content: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(content) and None
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return damage
 
 
 def _remove(*names: str) -> Callable[[Path], None]:

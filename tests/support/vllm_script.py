@@ -1,10 +1,12 @@
 """A user's script on the vLLM engine, for tests that end its process in some way.
 
-It says on standard output how far it is, and does what its argument says.
+It prints how far it is. Its argument is what it does once the model is loaded: "judge", "raise" or
+"fork".
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import partial
 
@@ -26,6 +28,15 @@ def main(then: str) -> None:
     say("loaded")
     if then == "raise":
         raise ValueError("in the middle")
+    if then == "fork":
+        child = os.fork()
+        if child == 0:
+            rank1.close()
+            say("child ends")
+            return
+        os.waitpid(child, 0)
+        say("judged", *(judgment.relevant for judgment in rank1.judge(QUERY, PASSAGES)))
+        return
     try:
         say("judging")
         for _ in range(1000):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,12 @@ def family() -> Iterator[subprocess.Popen[bytes]]:
     process.communicate()
 
 
-def child_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+def child_of(process: subprocess.Popen[bytes]) -> Any:
     assert process.stdout is not None
     return psutil.Process(int(process.stdout.readline()))
 
 
-def is_gone(process: psutil.Process) -> bool:
+def is_gone(process: Any) -> bool:
     try:
         process.wait(30)
     except psutil.TimeoutExpired:
