@@ -36,9 +36,15 @@ class HfTokenizer:
 
         Args:
             tokenizer: A `transformers.PreTrainedTokenizerFast`.
+
+        Raises:
+            ValueError: It has no vocabulary. transformers makes one like that without complaint
+                for a Qwen checkpoint whose tokenizer.json is missing.
         """
         self._tokenizer = tokenizer
         self._single_ids: dict[str, int | None] = {}
+        if not self.encode("a", special=False):
+            raise ValueError("the tokenizer has no vocabulary: is tokenizer.json missing?")
 
     def encode(self, text: str, *, special: bool = True) -> TokenIds:
         """Return the token ids of a text.

@@ -78,9 +78,8 @@ class TransformersEngine(Engine):
         self._batch_size = batch_size
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check_names(self._device, dtype)
-        tokenizer, self._network = _load(model, dtype, self._device)
+        tokenizer, self._tokenizer, self._network = _load(model, dtype, self._device)
         self._hf_tokenizer = tokenizer
-        self._tokenizer = HfTokenizer(tokenizer)
         self._end_ids = _end_ids(self._network, tokenizer)
         self._pad_id = next(
             (token for token in (tokenizer.pad_token_id, *self._end_ids) if token is not None), 0
@@ -145,7 +144,7 @@ class TransformersEngine(Engine):
         return f"TransformersEngine({self.model!r}, device={self._device!r})"
 
     def _closed_error(self) -> EngineError:
-        return EngineError(f"{self.model}: closed; make a new Rank1 object")
+        return EngineError(f"{self.model} is closed: make a new Rank1 object")
 
     async def _work(self) -> None:
         """Run batch after batch until no request waits."""
@@ -300,16 +299,14 @@ def _check_names(device: str, dtype: str | None) -> None:
         )
 
 
-def _load(model: str, dtype: str | None, device: str) -> tuple[Any, Any]:
-    """Return tokenizer and network of a checkpoint, loaded without a progress bar."""
+def _load(model: str, dtype: str | None, device: str) -> tuple[Any, HfTokenizer, Any]:
+    """Return tokenizer, the same wrapped, and network, loaded without a progress bar."""
     logging: Any = transformers.utils.logging
     has_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        if not len(tokenizer):
-            # transformers makes an empty one if the tokenizer's files are missing.
-            raise ValueError("it has no vocabulary: tokenizer.json is missing")
+        wrapped = HfTokenizer(tokenizer)
         load: Any = transformers.AutoModelForCausalLM.from_pretrained
         network, loading = load(model, dtype=dtype or "auto", output_loading_info=True)
         if missing := sorted(loading["missing_keys"]):
@@ -324,7 +321,7 @@ def _load(model: str, dtype: str | None, device: str) -> tuple[Any, Any]:
         if has_bar:
             logging.enable_progress_bar()
     try:
-        return tokenizer, network.to(device).eval()
+        return tokenizer, wrapped, network.to(device).eval()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
         raise ConfigurationError(f"can't move {model!r} to device={device!r}: {error}") from error
 

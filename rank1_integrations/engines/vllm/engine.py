@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rank1_integrations.engines.base import Completion, Engine, Request, TokenIds
+from rank1_integrations.engines.checkpoint import load_error
 from rank1_integrations.engines.tokenizer import HfTokenizer
 from rank1_integrations.engines.vllm import pool
 from rank1_integrations.exceptions import EngineError, MissingExtraError
@@ -46,7 +47,11 @@ class VllmEngine(Engine):
         self._finalizer = weakref.finalize(self, pool.release_soon, self._loaded)
         self._finalizer.atexit = False
         self._llm = self._loaded.llm
-        self._tokenizer = HfTokenizer(self._llm.get_tokenizer())
+        try:
+            self._tokenizer = HfTokenizer(self._llm.get_tokenizer())
+        except ValueError as error:
+            # The model is released when this object is collected.
+            raise load_error(model, "vLLM", error) from error
         self.context_length = self._llm.model_config.max_model_len
         self._running: set[asyncio.Timeout] = set()
         self._is_closed = False
