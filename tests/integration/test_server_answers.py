@@ -748,6 +748,22 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Any) -> None
     assert "SSL_CERT_FILE" in message
 
 
+async def test_a_private_certificate_authority_is_trusted_through_ssl_cert_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trustme = pytest.importorskip("trustme", reason="make test installs it")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with RawServer(tls=context) as server:
+        assert server.base_url.startswith("https://")
+        async with Rank1.from_server(server.base_url, max_retries=0) as reranker:
+            (judgment,) = await reranker.ajudge("Which?", ["The number 5."])
+    assert judgment.log_odds == pytest.approx(EXPECTED)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -13,9 +13,7 @@ from rank1_integrations.exceptions import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SAMPLE = (
-    "Tokenizers differ in 1234567890, THESE WORDS and <think>\n\tthis.</think> true false"
-)
+SAMPLE = "Tokenizers differ in 1234567890, THESE WORDS and <think>\n\tthis.</think> true false"
 """ASCII alone, as llama.cpp's server does not normalize Unicode."""
 
 _FILE = "tokenizer.json"
