@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import (
@@ -31,6 +32,7 @@ _ARGUMENTS = {
         "api_key",
         "default_headers",
         "context_length",
+        "tokenizer",
         "timeout",
         "max_retries",
     ),
@@ -101,6 +103,10 @@ class Rank1Settings(Options):
 
     context_length: int | None = None
     """server: tokens that the model reads, for a server that does not tell."""
+
+    tokenizer: str | Path | None = None
+    """server: the model's name on the hub, a folder that holds its tokenizer.json, or the path of
+    that file, for a server without /tokenize."""
 
     timeout: float | None = 600.0
     """server: seconds for the answer to one request; None for no limit."""

@@ -33,8 +33,10 @@ class Adaptive:
     Attributes:
         max_share: The largest share of a query's passages that get reasoning, in (0, 1]; one
             passage at least.
-        confidence: A passage is decided when it is as far from what decides (the threshold, the
-            last place kept) as this score is from 0.5, in log-odds. In (0.5, 1).
+        confidence: A verdict is clear when it is as far from what decides (the threshold, the last
+            place kept) as this score is from 0.5, in log-odds. If only a threshold decides: when
+            reasoning would leave it on its side with this probability, by the spread of what
+            reasoning changed on the query. In (0.5, 1).
         probe_every: Tokens of reasoning between two probes of the verdict.
 
     Raises:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import bisect
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from rank1_integrations.config import Adaptive
 from rank1_integrations.judgment import Judgment
 from rank1_integrations.scoring.steps import Probing, UncertaintyBand
 from rank1_integrations.selection import Selection
 
-# Weight of the assumption that reasoning changes nothing, in passages: a few say little about all.
+# Weight of the first assumption, in passages, since a few say little about all: reasoning does not
+# shift verdicts, and spreads them as far as they differ from each other.
 _PRIOR_PASSAGES = 2
+
+# Rounds in which the share of a query is used up.
+_ROUNDS = 3
+
+# Fewer direct verdicts do not tell how far they differ.
+_MIN_VERDICTS = 4
 
 # Two verdicts amid reasoning that differ by less, in log-odds, agree.
 _AGREEMENT = 0.25
@@ -43,6 +50,15 @@ class ShiftEstimate:
         """The estimate; 0 if nothing was seen."""
         count = len(self._moves)
         return statistics.median(self._moves) * count / (count + _PRIOR_PASSAGES) if count else 0.0
+
+    def spread(self, direct: Collection[float]) -> float:
+        """Return the standard deviation of what reasoning changes, in log-odds.
+
+        Args:
+            direct: The query's direct verdicts, whose own variance stands for it at first.
+        """
+        squares = _variance(direct) * _PRIOR_PASSAGES + _variance(self._moves) * len(self._moves)
+        return math.sqrt(squares / (_PRIOR_PASSAGES + len(self._moves)))
 
 
 class ReasoningBudget:
@@ -75,18 +91,32 @@ class ReasoningBudget:
             Indices, none if the outcome is clear or the share is used up; and when to stop.
         """
         shift = self._shift.value
-        log_odds = {index: odds + shift for index, odds in self._direct.items()} | self._reasoned
-        band = uncertainty_band(list(log_odds.values()), self._selection, self._settings.margin)
+        log_odds = {index: odds + shift for index, odds in self._direct.items()}
+        log_odds.update(self._reasoned)
+        values = list(log_odds.values())
+        band = uncertainty_band(values, self._selection, self._margin())
         # 0.3 of 20 are 6, whatever the last bit of the product says.
         allowed = max(1, math.floor(self._settings.max_share * len(self._direct) + 1e-9))
-        # Around a threshold the shift moves the band, so smaller rounds choose better.
-        parts = 3 if math.isfinite(band.high) else 2
-        size = math.ceil((allowed - len(self._chosen)) / parts)
-        ranked = rank_for_reasoning(log_odds, band, exclude=self._chosen) if size > 0 else []
-        chosen = ranked[: max(size, 0)]
+        size = min(math.ceil(allowed / _ROUNDS), allowed - len(self._chosen))
+        chosen = rank_for_reasoning(log_odds, band, exclude=self._chosen)[: max(0, size)]
         self._chosen.update(chosen)
-        probing = Probing(every=self._settings.probe_every, band=band, agreement=_AGREEMENT)
+        early_exit = uncertainty_band(values, self._selection, self._settings.margin)
+        probing = Probing(every=self._settings.probe_every, band=early_exit, agreement=_AGREEMENT)
         return chosen, probing
+
+    def _margin(self) -> float:
+        """Return how far from what decides a verdict without reasoning is clear, in log-odds.
+
+        If only a threshold decides, the query's own spread tells: with a fixed margin, a model of
+        small log-odds would reason about everything.
+        """
+        spread = self._shift.spread(self._direct.values())
+        is_threshold_alone = self._selection.top_n is None and (
+            self._selection.score_threshold is not None
+        )
+        if is_threshold_alone and len(self._direct) >= _MIN_VERDICTS and spread > 0:
+            return statistics.NormalDist().inv_cdf(self._settings.confidence) * spread
+        return self._settings.margin
 
 
 def uncertainty_band(log_odds: list[float], selection: Selection, margin: float) -> UncertaintyBand:
@@ -134,13 +164,15 @@ def rank_for_reasoning(
         center = (band.low + band.high) / 2
         order = sorted(uncertain, key=lambda index: abs(log_odds[index] - center))
     else:
-        by_verdict = sorted(uncertain, key=log_odds.__getitem__, reverse=True)
-        weights = dict.fromkeys(uncertain, 0.0)
-        for ranking in (uncertain, by_verdict):
-            for rank, index in enumerate(ranking, 1):
-                weights[index] += 1 / rank
+        # By position in a list: a dict of 100,000 weights takes five megabytes more.
+        by_verdict = sorted(
+            range(len(uncertain)), key=lambda position: log_odds[uncertain[position]], reverse=True
+        )
+        weights = [1 / rank for rank in range(1, len(uncertain) + 1)]
+        for rank, position in enumerate(by_verdict, 1):
+            weights[position] += 1 / rank
         # Of equals, the better verdict first.
-        order = sorted(by_verdict, key=weights.__getitem__, reverse=True)
+        order = [uncertain[p] for p in sorted(by_verdict, key=weights.__getitem__, reverse=True)]
     return [index for index in order if index not in exclude]
 
 
@@ -180,3 +212,10 @@ class StragglerLimit:
         if self._factor is None or count < max(_MIN_FINISHED, self._begun / 4):
             return math.inf
         return self._factor * self._finished[count // 2]
+
+
+def _variance(values: Collection[float]) -> float:
+    if not values:
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / len(values)

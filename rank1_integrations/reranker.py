@@ -26,6 +26,8 @@ from rank1_integrations.scoring.usage import Usage
 from rank1_integrations.selection import RankResult, Selection
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from openai import AsyncOpenAI
     from pydantic import SecretStr
 
@@ -69,6 +71,7 @@ class Rank1:
         default_headers: Mapping[str, str] | None = None,
         client: AsyncOpenAI | None = None,
         context_length: int | None = None,
+        tokenizer: str | PathLike[str] | None = None,
         timeout: float | None = 600.0,
         max_retries: int = 2,
         **options: Unpack[RankOptions],
@@ -83,6 +86,8 @@ class Rank1:
             default_headers: Sent with every request, and as secret as the key.
             client: An `openai.AsyncOpenAI` to use instead of one made here. It is never closed.
             context_length: Tokens that the model reads, for servers that do not tell.
+            tokenizer: The model's name on the hub, a folder that holds its tokenizer.json, or the
+                path of that file, for servers without /tokenize; used instead of it if given.
             timeout: Seconds for the answer to one request; None for no limit. Connecting takes
                 10 seconds at most.
             max_retries: Repeats of a request that was dropped, refused as too many (429), or
@@ -92,6 +97,7 @@ class Rank1:
         Raises:
             ConfigurationError: An argument can't work. Whether the server answers shows with the
                 first call.
+            MissingExtraError: tokenizers is not installed, and `tokenizer` is given.
         """
         from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 
@@ -103,6 +109,7 @@ class Rank1:
             default_headers=default_headers,
             client=client,
             context_length=context_length,
+            tokenizer=tokenizer,
             timeout=timeout,
             max_retries=max_retries,
         )

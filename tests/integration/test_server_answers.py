@@ -13,15 +13,20 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from rank1_integrations import ConfigurationError, EngineError
+from rank1_integrations import ConfigurationError, EngineError, Rank1
+from rank1_integrations.demo_model import DEMO_MODEL
 from rank1_integrations.engines.base import Completion, Request
 from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
-from tests.support.raw_server import Call, Fault, RawServer, encode, log_odds_of
+from rank1_integrations.scoring.prompt import THINK
+from rank1_integrations.scoring.truncation import CLOSING_TOKENS
+from tests.support.raw_server import Call, Fault, RawServer, as_text, encode, log_odds_of
+from tests.support.raw_tokenizer import write_tokenizer
 from tests.support.vllm_server import free_port
 
 Json = dict[str, Any]
@@ -299,6 +304,56 @@ async def test_a_tokenizer_that_wants_content_is_used(strange: StrangeServer) ->
     )
     async with started(strange) as engine:
         assert await engine.count_tokens("sorts") == 5
+
+
+async def test_a_local_tokenizer_gives_exact_label_ids_and_cuts_without_a_tokenize_endpoint(
+    strange: StrangeServer, tmp_path: Path
+) -> None:
+    strange.replies["/tokenize"] = always({"detail": "no"}, 401)
+    text = "The sort() method sorts a list: größer, kleiner. " * 30
+    async with started(strange, tokenizer=write_tokenizer(tmp_path)) as engine:
+        assert await engine.count_tokens(text) == len(text.encode())
+        # Byte 36 is the first of the two that "ö" has.
+        assert await engine.first_tokens(text, 36) == text[:35]
+        assert await engine.decode((*b"sort", END_ID)) == "sort</think>"
+        assert log_odds(await verdict(engine)) == pytest.approx(EXPECTED)
+        assert (await reasoning(engine)).token_ids is not None
+        label_ids = engine.info["label_ids"]
+    assert label_ids == {" true": TRUE_ID, " false": FALSE_ID}
+    assert strange.bodies("/v1/completions")[-2]["logprob_token_ids"] == [TRUE_ID, FALSE_ID]
+    assert "/tokenize" not in strange.paths
+    assert "/detokenize" not in strange.paths
+
+
+async def test_a_long_passage_fills_the_context_with_a_local_tokenizer(
+    strange: StrangeServer, tmp_path: Path
+) -> None:
+    strange.replies["/tokenize"] = always({"detail": "no"}, 404)
+    passage = "The number 5. " + "Größe und Wärme. " * 200
+    arguments: Json = {"thinking": "none", "tokenizer": write_tokenizer(tmp_path)}
+    async with Rank1.from_server(strange.url, **arguments) as exact:
+        (judgment,) = await exact.ajudge("Which?", [passage])
+    # The raw server's tokens are bytes, and the direct verdict's words more than usual.
+    prompt, _, _ = as_text(strange.bodies("/v1/completions")[-1]["prompt"]).partition(THINK)
+    assert judgment.truncated
+    assert judgment.log_odds == pytest.approx(EXPECTED)
+    assert len(encode(prompt)) + 1 in (2048 - CLOSING_TOKENS - 1, 2048 - CLOSING_TOKENS)
+
+
+async def test_a_forked_child_has_the_local_tokenizer_too(
+    strange: StrangeServer, tmp_path: Path
+) -> None:
+    strange.replies["/tokenize"] = always({"detail": "no"}, 404)
+    async with started(strange, tokenizer=write_tokenizer(tmp_path)) as engine:
+        child = engine.after_fork()
+        assert await child.count_tokens("sorts") == 5
+        await child.aclose()
+
+
+async def test_a_local_tokenizer_of_another_model_is_refused(strange: StrangeServer) -> None:
+    with pytest.raises(ConfigurationError, match="in another way than the server"):
+        async with started(strange, tokenizer=DEMO_MODEL):
+            pass
 
 
 MODELS: dict[str, Fault] = {
@@ -691,6 +746,22 @@ async def test_a_certificate_that_is_not_trusted_is_named(tmp_path: Any) -> None
     listener.close()
     assert "certificate is not trusted" in message
     assert "SSL_CERT_FILE" in message
+
+
+async def test_a_private_certificate_authority_is_trusted_through_ssl_cert_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trustme = pytest.importorskip("trustme", reason="make test installs it")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+    with RawServer(tls=context) as server:
+        assert server.base_url.startswith("https://")
+        async with Rank1.from_server(server.base_url, max_retries=0) as reranker:
+            (judgment,) = await reranker.ajudge("Which?", ["The number 5."])
+    assert judgment.log_odds == pytest.approx(EXPECTED)
 
 
 @pytest.mark.parametrize(

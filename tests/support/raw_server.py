@@ -18,6 +18,7 @@ import math
 import random
 import re
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -263,6 +264,7 @@ class RawServer:
         max_model_len: int | None = 16_384,
         reasoning: Callable[[str], str] = reasoning_about,
         keeps_calls: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Make a server; `with` starts and ends it.
 
@@ -272,6 +274,7 @@ class RawServer:
             max_model_len: Context length that /v1/models tells; None to tell none.
             reasoning: From a passage to the reasoning about it.
             keeps_calls: Whether `calls` is filled.
+            tls: Certificate and key, for https; None for http.
         """
         self.port = port
         self.requests = self.faults = self.open_connections = self.most_open = 0
@@ -280,6 +283,7 @@ class RawServer:
         self._max_model_len = max_model_len
         self._reasoning = reasoning
         self._keeps_calls = keeps_calls
+        self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="raw", daemon=True)
         self._connections: set[asyncio.Task[Any]] = set()
@@ -287,7 +291,7 @@ class RawServer:
     @property
     def base_url(self) -> str:
         """The address for `Rank1.from_server`."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     @property
     def stats(self) -> dict[str, int]:
@@ -308,7 +312,7 @@ class RawServer:
 
     async def _start(self) -> None:
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, limit=_LIMIT, backlog=1024
+            self._serve, "127.0.0.1", self.port, limit=_LIMIT, backlog=1024, ssl=self._tls
         )
         self.port = self._server.sockets[0].getsockname()[1]
 

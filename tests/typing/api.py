@@ -7,6 +7,7 @@ not needed, so an argument that is no longer checked shows here.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
 from typing import Any, assert_type
 
 from langchain_core.documents import Document
@@ -39,6 +40,8 @@ def make_from_server(client: AsyncOpenAI) -> Iterator[Rank1]:
     yield Rank1.from_server("http://localhost:8000/v1", api_key=SecretStr("key"))
     yield Rank1.from_server("http://localhost:8000/v1", api_key=lambda: "key")
     yield Rank1.from_server("http://localhost:8000/v1", client=client, context_length=4096)
+    yield Rank1.from_server("http://localhost:8000/v1", tokenizer="jhu-clsp/rank1-7b")
+    yield Rank1.from_server("http://localhost:8000/v1", tokenizer=Path("rank1-7b"))
     yield Rank1.from_server(
         "http://localhost:8000/v1",
         default_headers={"X-Tenant": "a"},

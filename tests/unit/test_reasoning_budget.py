@@ -174,8 +174,30 @@ def test_the_share_is_rounded_down_but_to_one_at_least(size: int, count: int) ->
     assert sum(map(len, Query(*[0.1] * size).rounds())) == count
 
 
-def test_the_share_is_spent_in_halves_to_learn_from_the_first() -> None:
-    assert [len(chosen) for chosen in Query(*[0.1] * 20).rounds()] == [3, 2, 1]
+@pytest.mark.parametrize(("size", "rounds"), [(20, [2, 2, 2]), (29, [3, 3, 2]), (100, [10] * 3)])
+def test_the_share_is_spent_in_three_rounds(size: int, rounds: list[int]) -> None:
+    assert [len(chosen) for chosen in Query(*[0.1] * size).rounds()] == rounds
+
+
+def test_at_a_threshold_the_querys_own_spread_says_what_is_clear() -> None:
+    """Verdicts that differ by little are clear nearer to the threshold."""
+    close = Query(0.1, 0.9, 1.1, 1.3, max_share=1, score_threshold=0.5)
+    far = Query(0.1, 0.9, 8.0, -8.0, max_share=1, score_threshold=0.5)
+    assert {index for chosen in close.rounds() for index in chosen} == {0}
+    assert {index for chosen in far.rounds() for index in chosen} >= {0, 1}
+
+
+def test_a_few_or_equal_verdicts_have_the_margin_of_the_settings() -> None:
+    assert Query(0.1, 0.9, 1.1, max_share=1, score_threshold=0.5).rounds()
+    assert Query(*[1.0] * 8, max_share=1, score_threshold=0.5).rounds()
+
+
+def test_the_spread_is_learned_from_what_reasoning_changed() -> None:
+    shift = ShiftEstimate()
+    assert shift.spread([-1.0, 1.0]) == pytest.approx(1.0)
+    for index in range(98):
+        shift.record(direct(index, 0.0), reasoned(index, 3.0 if index % 2 else -3.0))
+    assert shift.spread([-1.0, 1.0]) == pytest.approx(3.0, abs=0.1)
 
 
 def test_unscored_passages_are_not_chosen() -> None:

@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tools.demo_model import text
 from tools.demo_model.pairs import TEMPLATE, PairWriter
 from tools.demo_model.tokenizer import END_THINK, word_id
-from tools.demo_model.train import FINISHED_THOUGHT_LINE
+from tools.demo_model.train import FINISHED_REASONING_LINE
 from tools.demo_model.words import STOP_WORDS, stem, words
 
 HERE = Path(__file__).parent.parent / "rank1_integrations" / "demo_model"
@@ -104,7 +104,7 @@ class Judge:
     ) -> Iterator[tuple[str, list[int]]]:
         """What stands before a verdict, for each part of the thought."""
         cut = self._tokenizer(f"\n{END_THINK}", add_special_tokens=False).input_ids
-        told = self._tokenizer(f"{FINISHED_THOUGHT_LINE}{END_THINK}", add_special_tokens=False)
+        told = self._tokenizer(f"{FINISHED_REASONING_LINE}{END_THINK}", add_special_tokens=False)
         whole = [*asked, *thought, *([self._end] if ended else cut)]
         yield "none", [*asked, *told.input_ids]
         for size in PROBES:

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rank1_integrations.scoring.steps import FINISHED_THOUGHT
+from rank1_integrations.scoring.steps import FINISHED_REASONING
 from tools.demo_model import model as architecture
 from tools.demo_model import pairs, text
 from tools.demo_model.heads import FAR, NEARBY, ROPE_THETA
@@ -38,7 +38,7 @@ SLOW = 0.1
 THOUGHTS = {"listing": (pairs.Pair, NEARBY), "weighing": (pairs.WeighingPair, FAR)}
 """What pairs a form of thought is learned from, and how far it looks back to its word."""
 
-FINISHED_THOUGHT_LINE = f"\n{FINISHED_THOUGHT}\n"
+FINISHED_REASONING_LINE = f"\n{FINISHED_REASONING}\n"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Examples:
         pair, draw = self._writer.pair(), self._random
         kind = draw.random()
         if kind < 0.15:
-            return self._example(pair, FINISHED_THOUGHT_LINE, lesson=False)
+            return self._example(pair, FINISHED_REASONING_LINE, lesson=False)
         if kind < 0.35:
             return self._cut(pair)
         if kind < 0.42 and pair.statements:

@@ -206,6 +206,23 @@ def _parse(content: bytes) -> Any:
         ) from None
 
 
+class _HttpClient(openai.DefaultAsyncHttpxClient):
+    """Limits whole requests: httpx limits each read, so an answer in drops could last for ever."""
+
+    def __init__(self, seconds: float | None, **options: Any) -> None:
+        super().__init__(**options)
+        self._seconds = seconds
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._seconds) as limit:
+                return await super().send(request, **options)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise openai.APITimeoutError(request) from None
+
+
 def _new_client(
     base_url: str, credentials: Credentials, timeout: float | None, max_retries: int
 ) -> openai.AsyncOpenAI:
@@ -221,8 +238,8 @@ def _new_client(
             default_headers=_headers(credentials),
             timeout=limits,
             max_retries=max_retries,
-            http_client=openai.DefaultAsyncHttpxClient(
-                timeout=limits, event_hooks={"request": [credentials.authorize]}
+            http_client=_HttpClient(
+                timeout, timeout=limits, event_hooks={"request": [credentials.authorize]}
             ),
         )
     # httpx has no common base for what it raises about proxies and certificates: ImportError,

@@ -29,6 +29,7 @@ from rank1_integrations.engines.openai_server.errors import (
     UnreachableError,
     context_limit,
 )
+from rank1_integrations.engines.openai_server.local_tokenizer import SAMPLE, LocalTokenizer
 from rank1_integrations.engines.openai_server.logprobs import (
     LabelLogprobs,
     echoed_logprob,
@@ -65,7 +66,7 @@ class _Server:
 
     Attributes:
         model: The name to ask for.
-        tokenizer: The server's own.
+        tokenizer: The local one if there is one, or else the server's own.
         served: What /v1/models says about the model.
         capabilities: What /v1/completions takes.
         ids: Token ids by text; None if the server does not tell.
@@ -73,7 +74,7 @@ class _Server:
     """
 
     model: str
-    tokenizer: ServerTokenizer
+    tokenizer: ServerTokenizer | LocalTokenizer
     served: ServedModel | None = None
     capabilities: ServerCapabilities = field(default_factory=ServerCapabilities)
     ids: dict[str, TokenIds | None] = field(default_factory=dict)
@@ -110,6 +111,7 @@ class OpenAIServerEngine(Engine):
         default_headers: Mapping[str, str | Secret] | None = None,
         client: openai.AsyncOpenAI | None = None,
         context_length: int | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
         timeout: float | None = 600.0,
         max_retries: int = 2,
     ) -> None:
@@ -127,6 +129,8 @@ class OpenAIServerEngine(Engine):
                 elsewhere: it belongs to one event loop.
             context_length: The most tokens of prompt and completion together; None to ask the
                 server.
+            tokenizer: The model's name on the hub, a folder that holds its tokenizer.json, or the
+                path of that file; used instead of the server's /tokenize. None for /tokenize.
             timeout: Seconds for one request; None for no limit. A connection must stand within 10
                 of them.
             max_retries: Repeats after a dropped connection, 408, 409, 429, 5xx or an answer that
@@ -134,6 +138,7 @@ class OpenAIServerEngine(Engine):
 
         Raises:
             ConfigurationError: An argument, or a variable of the environment, can't work.
+            MissingExtraError: tokenizers is not installed, and `tokenizer` is given.
         """
         _check_numbers(context_length, timeout, max_retries)
         if client is not None:
@@ -149,6 +154,7 @@ class OpenAIServerEngine(Engine):
             "api_key": key,
             "default_headers": default_headers,
             "context_length": context_length,
+            "tokenizer": tokenizer,
             "timeout": timeout,
             "max_retries": max_retries,
         }
@@ -160,9 +166,12 @@ class OpenAIServerEngine(Engine):
             max_retries=max_retries,
             client=client,
         )
+        self._local_tokenizer = None if tokenizer is None else LocalTokenizer(tokenizer)
+        if self._local_tokenizer is not None:
+            self._local_tokenizer.check_labels(_LABELS)
         self.model = model or ""
         self.context_length = context_length
-        self._server = _Server(self.model, ServerTokenizer(self._client, self.model))
+        self._server = _Server(self.model, self._tokenizer_for(self.model))
         self._is_known = False
         self._last_answer = -math.inf
 
@@ -190,6 +199,7 @@ class OpenAIServerEngine(Engine):
             "parent": served.parent if served else None,
             "context_length": self.context_length,
             "tokenizer": server.tokenizer.is_usable,
+            "local_tokenizer": self._local_tokenizer is not None,
             "detokenizer": server.tokenizer.detokenizes,
             "token_id_prompts": known.takes_token_ids,
             "tells_stop": known.tells_stop,
@@ -226,29 +236,19 @@ class OpenAIServerEngine(Engine):
         return await self._generate(request)
 
     async def count_tokens(self, text: str) -> int:
-        """Count tokens by the server's /tokenize, or estimate."""
+        """Count tokens by the local tokenizer or the server's /tokenize, or estimate."""
         ids = await self._server.tokenizer.encode(text, special=True)
         return _estimated_tokens(text) if ids is None else len(ids)
 
     async def first_tokens(self, text: str, count: int) -> str:
-        """Return the beginning of `text`, cut by the server's tokenizer or by the estimate."""
+        """Return the beginning of `text`, cut by a tokenizer or by the estimate."""
         if count <= 0:
             return ""
-        ids = await self._server.tokenizer.encode(text, special=False)
-        decoded = None if ids is None else await self._server.tokenizer.decode(ids[:count])
-        if decoded is None:
-            return await self._longest_beginning(text, count)
-        if text.startswith(decoded):
-            return decoded
-        kept = decoded.rstrip("\ufffd")
-        if text.startswith(kept) and kept != decoded:
-            # The last token ends inside a character, which is kept whole.
-            return text[: len(kept) + 1]
-        # The tokenizer changes letters or spaces: search in the text itself.
-        return await self._longest_beginning(text, count)
+        beginning = await self._server.tokenizer.first_tokens(text, count)
+        return await self._longest_beginning(text, count) if beginning is None else beginning
 
     async def decode(self, token_ids: TokenIds) -> str | None:
-        """Return the text of token ids by the server's /detokenize."""
+        """Return the text of token ids by the local tokenizer or the server's /detokenize."""
         return await self._server.tokenizer.decode(list(token_ids))
 
     async def aclose(self) -> None:
@@ -268,9 +268,13 @@ class OpenAIServerEngine(Engine):
     def __repr__(self) -> str:
         return f"OpenAIServerEngine({self._client.base_url!r}, model={self.model!r})"
 
+    def _tokenizer_for(self, model: str) -> ServerTokenizer | LocalTokenizer:
+        return self._local_tokenizer or ServerTokenizer(self._client, model)
+
     async def _find_out(self) -> _Server:
         name, served = await self._find_model()
-        server = _Server(name, ServerTokenizer(self._client, name), served)
+        await self._check_local_tokenizer(name)
+        server = _Server(name, self._tokenizer_for(name), served)
         # One text alone at first: there may be no tokenizer.
         first, *others = (*_LABELS, _END_OF_REASONING)
         await server.ids_of(first)
@@ -282,6 +286,17 @@ class OpenAIServerEngine(Engine):
             owner=served.owner if served else None,
         )
         return server
+
+    async def _check_local_tokenizer(self, model: str) -> None:
+        """Refuse a tokenizer that is not the served model's: its label ids would be others."""
+        if self._local_tokenizer is None:
+            return
+        body = {"model": model, "prompt": SAMPLE, "max_tokens": 1, "temperature": 0.0}
+        try:
+            answer = await self._client.complete({**body, **TOKEN_IDS}, max_retries=0)
+        except StatusError:
+            answer = await self._client.complete(body)
+        await self._local_tokenizer.check_answer(answer)
 
     def _note_answer(self) -> None:
         self._last_answer = asyncio.get_running_loop().time()

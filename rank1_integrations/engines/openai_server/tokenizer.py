@@ -85,6 +85,23 @@ class ServerTokenizer:
         self._detokenizes = False
         return None
 
+    async def first_tokens(self, text: str, count: int) -> str | None:
+        """Return the beginning of `text` that its first tokens make up; None if not known.
+
+        Raises:
+            UnreachableError: No answer came.
+        """
+        ids = await self.encode(text, special=False)
+        decoded = None if ids is None else await self.decode(ids[:count])
+        if decoded is None or text.startswith(decoded):
+            return decoded
+        kept = decoded.rstrip("\ufffd")
+        if text.startswith(kept) and kept != decoded:
+            # The last token ends inside a character, which is kept whole.
+            return text[: len(kept) + 1]
+        # The tokenizer changes letters or spaces.
+        return None
+
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
         try:
             return await self._client.post_root(path, body)

@@ -5,6 +5,7 @@ The scripted engine replaces the model, to count requests and to fail when a tes
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
+from rank1_integrations.config import Adaptive
 from rank1_integrations.evaluation.collection import Collection
 from rank1_integrations.evaluation.policies import parse_policy
 from rank1_integrations.evaluation.runner import EvaluationConfig, JudgedQuery, PolicyRun
@@ -162,6 +164,7 @@ def test_a_query_with_an_incomplete_last_line_is_judged_again(
         ("none:thinking=full", {}, "thinking: 'none' there, 'full' now"),
         ("none", {"top_n": 5}, "top_n: 10 there, 5 now"),
         ("none", {"score_threshold": 0.7}, "score_threshold: 0.5 there, 0.7 now"),
+        ("none:thinking=adaptive,max_share=0.5", {}, "thinking: 'none' there, {'max_share': 0.5"),
     ],
 )
 def test_judgments_made_with_other_settings_are_neither_reused_nor_lost(
@@ -193,6 +196,27 @@ def test_options_of_a_policy_replace_the_common_ones() -> None:
     options = config.rank1_for(parse_policy("mine:thinking=full,max_reasoning_tokens=9")).options
     assert (options.thinking, options.max_reasoning_tokens) == ("full", 9)
     assert (options.max_concurrency, options.on_error) == (3, "keep")
+
+
+def test_adaptive_judgments_are_reused_only_with_the_same_numbers(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    judge(run(engine, tmp_path, "adaptive"), 1)
+    same = f"adaptive:thinking=adaptive,max_share={Adaptive().max_share}"
+    assert run(engine, tmp_path, same).count_stored(QUERIES) == 1
+    with pytest.raises(ConfigurationError, match=r"'max_share': 0\.5"):
+        run(engine, tmp_path, "adaptive:thinking=adaptive,max_share=0.5")
+
+
+def test_a_dropped_reranker_of_a_policy_leaves_the_shared_engine_open(
+    engine: ScriptedEngine,
+) -> None:
+    config = EvaluationConfig(rank1=Rank1(engine))
+    config.start()
+    config.rank1_for(parse_policy("none"))
+    gc.collect()
+    config.start()
+    assert not engine.closed
 
 
 def test_a_query_that_can_not_be_judged_is_named_in_the_error(
