@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def _add(group: argparse._ArgumentGroup, names: Sequence[str]) -> None:
         group.add_argument(
             f"--{name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            type=_json if name == "engine_args" else str,
+            type=_TYPES.get(name, str),
             help=description + default,
         )
 
@@ -139,6 +139,13 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be JSON, in quotes: {error}") from None
+
+
+def _optional(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+_TYPES: dict[str, Callable[[str], Any]] = {"engine_args": _json, "top_n": _optional}
 
 
 def _count(text: str) -> int:

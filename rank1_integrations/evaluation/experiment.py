@@ -24,6 +24,9 @@ try:
 except ImportError as error:
     raise MissingExtraError(error.name or "rich", "evaluation") from None
 
+DEFAULT_CUTOFF = 10
+"""The n of nDCG@n if the selection has no top_n."""
+
 
 def evaluate_policies(
     policies: Sequence[Policy],
@@ -59,7 +62,7 @@ def evaluate_policies(
     ]
     chosen = collection.queries[:queries]
     metric_config = MetricConfig(
-        top_n=config.top_n,
+        top_n=config.top_n or DEFAULT_CUTOFF,
         score_threshold=config.score_threshold,
         min_relevance=min_relevance,
         gains=gains,

@@ -27,8 +27,8 @@ _FIELDS = {field.name for field in fields(Judgment)}
 class EvaluationConfig(Rank1Settings):
     """The model and the selection that all policies share."""
 
-    top_n: int = 10
-    """The most passages to keep, and the n of nDCG@n."""
+    top_n: int | None = 10
+    """The most passages to keep, and the n of nDCG@n; None to keep all, and for nDCG@10."""
 
     score_threshold: float = 0.5
     """Keep passages with score >= threshold."""

@@ -15,7 +15,7 @@ import pytest
 
 from rank1_integrations import ConfigurationError, EngineError, Rank1
 from rank1_integrations.config import Adaptive
-from rank1_integrations.evaluation.collection import Collection
+from rank1_integrations.evaluation.collection import Collection, Query
 from rank1_integrations.evaluation.policies import parse_policy
 from rank1_integrations.evaluation.runner import EvaluationConfig, JudgedQuery, PolicyRun
 from rank1_integrations.testing import ScriptedEngine
@@ -217,6 +217,20 @@ def test_a_dropped_reranker_of_a_policy_leaves_the_shared_engine_open(
     gc.collect()
     config.start()
     assert not engine.closed
+
+
+@pytest.mark.parametrize(("top_n", "reasoned"), [(10, "best"), (None, "doubtful")])
+def test_policies_know_the_selection(tmp_path: Path, top_n: int | None, reasoned: str) -> None:
+    # For an ordered list the best verdicts matter, for a threshold alone those near it.
+    log_odds = {"best": 6.0, "doubtful": 0.1, "worst": -6.0}
+    engine = ScriptedEngine(lambda passage: log_odds[passage])
+    passages = {name: name for name in log_odds}
+    collection = Collection("small", [Query("q", "What?", passages, {"best": 1})], 0)
+    config = EvaluationConfig(rank1=Rank1(engine), top_n=top_n, score_threshold=0.5)
+    policy_run = PolicyRun(config, "scripted", parse_policy("adaptive"), collection, tmp_path)
+    (result,) = policy_run.judge(collection.queries)
+    judged = dict(zip(passages, result.judgments, strict=True))
+    assert [name for name in judged if judged[name].reasoning] == [reasoned]
 
 
 def test_a_query_that_can_not_be_judged_is_named_in_the_error(
