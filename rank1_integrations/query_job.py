@@ -60,8 +60,11 @@ class QueryJob:
             is_cuttable=deadline.end is not None or options.straggler_factor is not None,
         )
         self._shift = ShiftEstimate()
+        self._direct: dict[int, Judgment] = {}
         self._budget = (
-            ReasoningBudget(options.adaptive, selection, self._shift) if options.adaptive else None
+            ReasoningBudget(options.adaptive, selection, self._shift, self._direct)
+            if options.adaptive
+            else None
         )
         self._is_direct_first = self._budget is not None or (
             options.thinking == "full" and deadline.end is not None
@@ -72,7 +75,6 @@ class QueryJob:
         self._open = dict.fromkeys(i for i in range(len(passages)) if i not in copies)
         self._distinct = len(self._open)
         self._upcoming = iter([*self._open])
-        self._direct: dict[int, Judgment] = {}
         self._found = 0
 
     @property
@@ -168,8 +170,6 @@ class QueryJob:
                 self._budget.add_reasoned(judgment)
         elif self._is_direct_first:
             self._direct[judgment.index] = judgment
-            if self._budget:
-                self._budget.add_direct(judgment)
             return False
         self._emit(judgment)
         return self._lacks == 0

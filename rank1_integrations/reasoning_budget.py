@@ -68,16 +68,26 @@ class ReasoningBudget:
     to the other direct verdicts before the next choice.
     """
 
-    def __init__(self, settings: Adaptive, selection: Selection, shift: ShiftEstimate) -> None:
+    def __init__(
+        self,
+        settings: Adaptive,
+        selection: Selection,
+        shift: ShiftEstimate,
+        direct: Mapping[int, Judgment],
+    ) -> None:
+        """Prepare for a query.
+
+        Args:
+            settings: Of adaptive reasoning.
+            selection: What the caller keeps.
+            shift: What reasoning changes on the query; the caller records it.
+            direct: The direct verdicts by index; the caller adds to them. One without a score
+                can't be chosen.
+        """
         self._settings, self._selection, self._shift = settings, selection, shift
-        self._direct: dict[int, float] = {}
+        self._direct = direct
         self._reasoned: dict[int, float] = {}
         self._chosen: set[int] = set()
-
-    def add_direct(self, judgment: Judgment) -> None:
-        """Add a passage with its direct verdict; one without a score can't be chosen."""
-        if judgment.log_odds is not None:
-            self._direct[judgment.index] = judgment.log_odds
 
     def add_reasoned(self, judgment: Judgment) -> None:
         """Replace a passage's direct verdict by the one after reasoning."""
@@ -90,13 +100,20 @@ class ReasoningBudget:
         Returns:
             Indices, none if the outcome is clear or the share is used up; and when to stop.
         """
+        log_odds = {
+            index: judgment.log_odds
+            for index, judgment in self._direct.items()
+            if judgment.log_odds is not None
+        }
+        margin = self._margin(log_odds.values())
         shift = self._shift.value
-        log_odds = {index: odds + shift for index, odds in self._direct.items()}
+        for index in log_odds:
+            log_odds[index] += shift
         log_odds.update(self._reasoned)
         values = list(log_odds.values())
-        band = uncertainty_band(values, self._selection, self._margin())
+        band = uncertainty_band(values, self._selection, margin)
         # 0.3 of 20 are 6, whatever the last bit of the product says.
-        allowed = max(1, math.floor(self._settings.max_share * len(self._direct) + 1e-9))
+        allowed = max(1, math.floor(self._settings.max_share * len(log_odds) + 1e-9))
         size = min(math.ceil(allowed / _ROUNDS), allowed - len(self._chosen))
         chosen = rank_for_reasoning(log_odds, band, exclude=self._chosen)[: max(0, size)]
         self._chosen.update(chosen)
@@ -104,17 +121,17 @@ class ReasoningBudget:
         probing = Probing(every=self._settings.probe_every, band=early_exit, agreement=_AGREEMENT)
         return chosen, probing
 
-    def _margin(self) -> float:
+    def _margin(self, direct: Collection[float]) -> float:
         """Return how far from what decides a verdict without reasoning is clear, in log-odds.
 
         If only a threshold decides, the query's own spread tells: with a fixed margin, a model of
         small log-odds would reason about everything.
         """
-        spread = self._shift.spread(self._direct.values())
+        spread = self._shift.spread(direct)
         is_threshold_alone = self._selection.top_n is None and (
             self._selection.score_threshold is not None
         )
-        if is_threshold_alone and len(self._direct) >= _MIN_VERDICTS and spread > 0:
+        if is_threshold_alone and len(direct) >= _MIN_VERDICTS and spread > 0:
             return statistics.NormalDist().inv_cdf(self._settings.confidence) * spread
         return self._settings.margin
 

@@ -1,8 +1,7 @@
-"""One real vLLM server and one vLLM engine for the whole run, on the demonstration model."""
+"""Rank1 on one real vLLM server and on one vLLM engine, for the whole run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,19 +23,6 @@ ENGINE_ARGS: dict[str, Any] = {
     "enforce_eager": True,
     "use_tqdm_on_load": False,
 }
-
-
-@pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a vLLM server that has the demonstration model loaded, in float32.
-
-    While tests are written, RANK1_TEST_SERVER may name one that runs already.
-    """
-    if running := os.environ.get("RANK1_TEST_SERVER"):
-        yield running
-        return
-    with demo_server(tmp_path_factory.mktemp("vllm") / "server.log") as address:
-        yield address
 
 
 def demo_server(log: Path, **options: Any) -> AbstractContextManager[str]:

@@ -6,6 +6,7 @@ they are those of transformers shows that the same tokens are read and the same 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from rank1_integrations import Rank1
+from rank1_integrations import ConfigurationError, Rank1
+from rank1_integrations.demo_model import DEMO_MODEL
 from rank1_integrations.engines.openai_server.engine import OpenAIServerEngine
 from rank1_integrations.scoring.prompt import END_OF_REASONING, build_prompt
 from rank1_integrations.scoring.steps import FINISHED_REASONING
@@ -158,3 +160,31 @@ async def test_what_the_server_can_do_is_found_out(server_url: str) -> None:
     assert beginning == QWEN.tokenizer().decode(QWEN.tokenizer().encode(CONCLUDED).ids[:4])
     assert text == " true</think>"
     json.dumps(info)
+
+
+async def test_a_local_tokenizer_splits_as_the_server_does(
+    server_url: str, reference: Reference
+) -> None:
+    passage = f"{CONCLUDED} Größe 12,5 m."
+    engine = OpenAIServerEngine(server_url, tokenizer=reference.network.config.name_or_path)
+    by_server = OpenAIServerEngine(server_url)
+    try:
+        await asyncio.gather(engine.start(), by_server.start())
+        assert engine.info["label_ids"] == by_server.info["label_ids"]
+        assert await engine.count_tokens(passage) == await by_server.count_tokens(passage)
+        for count in (1, 5, 9):
+            beginning = await engine.first_tokens(passage, count)
+            assert beginning == await by_server.first_tokens(passage, count)
+    finally:
+        await engine.aclose()
+        await by_server.aclose()
+
+
+async def test_a_local_tokenizer_of_another_model_is_refused(server_url: str) -> None:
+    """This server returns no token ids, so the number of tokens is compared."""
+    engine = OpenAIServerEngine(server_url, tokenizer=DEMO_MODEL)
+    try:
+        with pytest.raises(ConfigurationError, match="in another way than the server"):
+            await engine.start()
+    finally:
+        await engine.aclose()

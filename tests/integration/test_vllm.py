@@ -262,7 +262,7 @@ def test_a_model_that_dies_is_an_error_that_says_what_to_do() -> None:
             for pid in children() - before:
                 if psutil.pid_exists(pid):
                     os.kill(pid, signal.SIGKILL)
-            with pytest.raises(EngineError, match=r"has died.*make a new Rank1 object"):
+            with pytest.raises(EngineError, match=r"has died.*Make a new Rank1 object"):
                 call.result(PATIENCE)
         with pytest.raises(EngineError, match="has died"):
             rank1.judge(QUERY, PASSAGES)
@@ -358,8 +358,8 @@ def test_labels_that_are_not_one_token_are_refused(in_process: Rank1) -> None:
 
 def test_a_prompt_longer_than_the_context_is_an_error(in_process: Rank1) -> None:
     request = Request(prompt="word " * 5000, max_tokens=1)
-    # Raised by vLLM, with its own words; it becomes an EngineError at the scorer's boundary.
-    with pytest.raises(ValueError, match="2048"):
+    # vLLM's own error, whose type differs between versions: the scorer makes an EngineError of it.
+    with pytest.raises(Exception, match="longer than the maximum model length of 2048"):
         _event_loop.run(engine_of(in_process).complete(request))
 
 

@@ -151,9 +151,8 @@ class Query:
         self.direct, self.added = log_odds, added
         self.shift = ShiftEstimate()
         settings = Adaptive(max_share=max_share, probe_every=7)
-        self.budget = ReasoningBudget(settings, Selection(**selection), self.shift)
-        for index, value in enumerate(log_odds):
-            self.budget.add_direct(direct(index, value))
+        verdicts = {index: direct(index, value) for index, value in enumerate(log_odds)}
+        self.budget = ReasoningBudget(settings, Selection(**selection), self.shift, verdicts)
 
     def rounds(self) -> list[list[int]]:
         """Reason about every passage chosen, round by round."""

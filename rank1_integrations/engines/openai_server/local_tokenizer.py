@@ -13,8 +13,14 @@ from rank1_integrations.exceptions import ConfigurationError, MissingExtraError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-SAMPLE = "Tokenizers differ in 1234567890, THESE WORDS and <think>\n\tthis.</think> true false"
-"""ASCII alone, as llama.cpp's server does not normalize Unicode."""
+SAMPLE = (
+    "Tokenizers differ in 1234567890 2026-11-26 3.14159265358979, in THESE WORDS and "
+    "internationalization, in\n\n\t\tspaces      of code: if (x != y) { return "
+    "self.__dict__['Strasse'.lower()] } // antidisestablishmentarianism "
+    "<think>\n\tthis.</think> true false"
+)
+"""A prompt that the families' tokenizers split into different numbers of tokens: Llama 3 into 77,
+Qwen 2.5 into 95, Mistral into 98. ASCII alone, as llama.cpp's server does not normalize Unicode."""
 
 _FILE = "tokenizer.json"
 

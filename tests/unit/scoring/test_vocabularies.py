@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from rank1_integrations.engines.openai_server.local_tokenizer import SAMPLE
 from rank1_integrations.scoring.prompt import FALSE, TRUE, build_prompt, sanitize
 from tests.support.vocabularies import (
     THINK_TOKENS,
@@ -62,6 +64,12 @@ def test_a_prompt_begins_with_the_familys_bos_and_ends_in_think(family: Family) 
     ids = family.tokenizer().encode(build_prompt("a query", "a passage").text).ids
     assert ids[-1] == family.think_ids[0]
     assert (ids[0] == family.bos_id) == (family.bos_id is not None)
+
+
+def test_each_family_splits_the_sample_prompt_into_another_number_of_tokens() -> None:
+    """Servers that return no token ids are told apart so, and may add a BOS token or not."""
+    counts = sorted(len(family.tokenizer().encode(SAMPLE).ids) for family in FAMILIES)
+    assert all(larger - smaller > 1 for smaller, larger in pairwise(counts))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
