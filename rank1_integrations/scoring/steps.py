@@ -76,7 +76,8 @@ class Probing:
     Attributes:
         every: Tokens of reasoning between two probes.
         band: A verdict outside of it is clear.
-        agreement: So are two verdicts, on different texts, that differ by less, in log-odds.
+        agreement: So are two verdicts, on different texts, that differ by less, in log-odds;
+            unless they are near a single boundary, which later reasoning often crosses.
     """
 
     every: int
@@ -85,9 +86,12 @@ class Probing:
 
     def is_clear(self, previous: float | None, log_odds: float) -> bool:
         """Return whether a probe, after the one before it, leaves nothing to reason about."""
-        return log_odds not in self.band or (
-            previous is not None and abs(log_odds - previous) < self.agreement
-        )
+        if log_odds not in self.band:
+            return True
+        boundary = (self.band.low + self.band.high) / 2
+        is_near = math.isfinite(boundary) and abs(log_odds - boundary) < 2 * self.agreement
+        agrees = previous is not None and abs(log_odds - previous) < self.agreement
+        return agrees and not is_near
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -536,6 +536,15 @@ def test_probes_agree_if_they_differ_by_less_than_the_agreement() -> None:
     assert not probing.is_clear(previous=1.0, log_odds=1.3)
 
 
+def test_agreement_near_a_lone_threshold_is_not_clear() -> None:
+    probing = Probing(every=10, band=UncertaintyBand(low=-2.0, high=4.0), agreement=0.25)
+    assert not probing.is_clear(previous=1.3, log_odds=1.4)
+    assert not probing.is_clear(previous=0.5, log_odds=0.6)
+    assert probing.is_clear(previous=1.5, log_odds=1.6)
+    open_above = Probing(every=10, band=UncertaintyBand(low=1.0, high=math.inf), agreement=0.25)
+    assert open_above.is_clear(previous=1.3, log_odds=1.4)
+
+
 # Whole sentences
 
 
