@@ -7,7 +7,7 @@ many scripts, shows that they read the same tokens and ask about the same labels
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,17 @@ class Loaded:
     folder: Path
     server_url: str
     engines: dict[str, Engine]
+    _rank1s: list[Rank1] = field(default_factory=list)
+
+    def rank1(self, name: str, **options: Any) -> Rank1:
+        """Return an object on one engine, and keep it: collecting it would close the engine."""
+        rank1 = Rank1(self.engines[name], **options)
+        self._rank1s.append(rank1)
+        return rank1
 
     def judge(self, name: str, passages: list[str], **options: Any) -> list[Judgment]:
-        """Judgments by one engine, which stays open."""
-        return Rank1(self.engines[name], **options).judge(QUERY, passages)
+        """Return one engine's judgments."""
+        return self.rank1(name, **options).judge(QUERY, passages)
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
@@ -219,7 +226,7 @@ def test_any_text_is_fitted_by_truncating_its_end(
 def test_a_query_that_does_not_fit_alone_is_an_error(loaded: Loaded, name: str) -> None:
     query = "lava " * loaded.family.context_length
     with pytest.raises(ConfigurationError, match="shorten the query"):
-        Rank1(loaded.engines[name]).judge(query, ["a passage"])
+        loaded.rank1(name).judge(query, ["a passage"])
 
 
 def test_dtype_is_the_checkpoints_own_unless_told(loaded: Loaded) -> None:

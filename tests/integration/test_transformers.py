@@ -117,15 +117,15 @@ async def test_a_completion_holds_ids_that_continue_it_exactly(engine: Transform
 async def test_a_row_that_others_of_its_batch_outlast_ends_where_it_ends_alone(
     engine: TransformersEngine,
 ) -> None:
-    whole = await engine.complete(reasoning(PASSAGES[0]))
-    words = whole.text.split(" ")
-    # Several tokens, and found long before the batch's longest row ends.
-    stop = " ".join(words[3:6])
-    requests = [reasoning(PASSAGES[0], stop=stop), reasoning(PASSAGES[3], stop=stop)]
-    alone = await engine.complete(requests[0])
-    beside, _ = await asyncio.gather(*map(engine.complete, requests))
-    assert (alone.text, alone.ended) == (whole.text.partition(stop)[0], "stop")
+    # Several tokens, and only in the first one's reasoning.
+    stop = " yes; list"
+    short, long = reasoning(PASSAGES[0], stop=stop), reasoning(PASSAGES[3], stop=stop)
+    alone = await engine.complete(short)
+    beside, outlasting = await asyncio.gather(*map(engine.complete, (short, long)))
+    assert (alone.ended, outlasting.ended) == ("stop", "length")
     assert beside == alone
+    assert alone.token_ids is not None
+    assert await engine.decode(alone.token_ids) == alone.text + stop
 
 
 async def test_labels_have_log_probabilities_at_the_first_position(
@@ -138,17 +138,9 @@ async def test_labels_have_log_probabilities_at_the_first_position(
     assert sum(2.718281828**logprob for logprob in completion.label_logprobs.values()) <= 1
 
 
-async def test_a_label_of_several_tokens_is_refused_and_fails_no_other_request(
-    engine: TransformersEngine,
-) -> None:
-    good = Request(prompt="x", max_tokens=1, labels=(TRUE,))
-    bad = Request(prompt="x", max_tokens=1, labels=("true or false",))
-    refused, completion = await asyncio.gather(
-        engine.complete(bad), engine.complete(good), return_exceptions=True
-    )
-    assert isinstance(refused, EngineError)
-    assert "is not one token of" in str(refused)
-    assert isinstance(completion, Completion)
+async def test_a_label_of_several_tokens_is_refused(engine: TransformersEngine) -> None:
+    with pytest.raises(EngineError, match="'true or false' is not one token of"):
+        await engine.complete(Request(prompt="x", max_tokens=1, labels=("true or false",)))
 
 
 async def test_a_prompt_that_fails_fails_alone(engine: TransformersEngine) -> None:
@@ -162,16 +154,18 @@ async def test_a_prompt_that_fails_fails_alone(engine: TransformersEngine) -> No
     assert isinstance(completion, Completion)
 
 
-async def test_callers_that_were_just_answered_fill_the_next_batch(
+async def test_callers_that_begin_one_a_turn_of_the_loop_fill_each_batch(
     own_engine: TransformersEngine,
 ) -> None:
     sizes = batch_sizes(own_engine)
 
-    async def reason_and_answer() -> None:
+    async def make_two_requests(turns: int) -> None:
+        for _ in range(turns):  # as the worker pool starts its jobs
+            await asyncio.sleep(0)
         for _ in range(2):
             await own_engine.complete(reasoning(PASSAGES[0], max_tokens=2))
 
-    await asyncio.gather(*(reason_and_answer() for _ in range(16)))
+    await asyncio.gather(*map(make_two_requests, range(16)))
     assert sizes == [16, 16]
 
 
