@@ -43,7 +43,8 @@ class ShiftEstimate:
     def record(self, direct: Judgment, reasoned: Judgment) -> None:
         """Learn from the two verdicts on one passage."""
         if direct.log_odds is not None and reasoned.log_odds is not None:
-            self._moves.append(reasoned.log_odds - direct.log_odds)
+            # Sorted, so that the median of many costs little.
+            bisect.insort(self._moves, reasoned.log_odds - direct.log_odds)
 
     @property
     def value(self) -> float:
