@@ -33,11 +33,11 @@ lint: $(VENV)/.lint  ## Style and types
 
 bench: $(VENV)/.test  ## All benchmarks: faults and size with bounds, speed as ratios within one run
 	$(BIN)/python -m benchmarks.soak --fork --cancel
-	$(BIN)/python -m benchmarks.many_passages
 	$(BIN)/python -m benchmarks.batching
 	$(BIN)/python -m benchmarks.callers
 	$(BIN)/python -m benchmarks.logprobs
 	$(BIN)/python -m benchmarks.deadline
+	$(BIN)/python -m benchmarks.many_passages
 
 docs: $(VENV)/.docs  ## The documentation, into site/
 	$(BIN)/mkdocs build --strict
