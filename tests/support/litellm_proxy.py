@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.server_process import server_process
 from tests.support.vllm_server import free_port
 
 STARTUP_SECONDS = 120
@@ -62,21 +58,16 @@ def litellm_proxy(server_url: str, served_name: str, folder: Path) -> Iterator[s
     # JSON is YAML.
     (folder / "config.yaml").write_text(json.dumps(_configuration(server_url, served_name)))
     port, log = free_port(), folder / "proxy.log"
-    with log.open("wb") as output:
-        proxy = subprocess.Popen(
-            [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "LITELLM_TELEMETRY": "False"},
-            start_new_session=True,
-        )
-    try:
-        _wait_until_alive(proxy, f"http://127.0.0.1:{port}/health/liveliness", log)
+    with server_process(
+        "LiteLLM's proxy",
+        [program, "--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port)],
+        health_url=f"http://127.0.0.1:{port}/health/liveliness",
+        log=log,
+        startup_seconds=STARTUP_SECONDS,
+        cwd=folder,
+        environment={"LITELLM_TELEMETRY": "False"},
+    ):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(proxy.pid, signal.SIGKILL)
-        proxy.wait()
 
 
 def _configuration(server_url: str, served_name: str) -> dict[str, object]:
@@ -104,14 +95,3 @@ def _configuration(server_url: str, served_name: str) -> dict[str, object]:
             "pass_through_endpoints": [tokenizer],
         },
     }
-
-
-def _wait_until_alive(proxy: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline and proxy.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"LiteLLM's proxy did not start:\n{log.read_text(errors='replace')[-4000:]}")

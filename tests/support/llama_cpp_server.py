@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from tests.support.server_process import server_process
 from tests.support.vllm_server import free_port
 
 STARTUP_SECONDS = 120
@@ -105,27 +100,11 @@ def llama_cpp_server(path: Path, log: Path, **params: Any) -> Iterator[str]:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: `make test` installs it")
     port = free_port()
     settings = {"path": str(path), "port": port, "n_ctx": 4096, "n_parallel": 2, **params}
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, json.dumps(settings)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        _wait_until_healthy(server, f"http://127.0.0.1:{port}/health", log)
+    with server_process(
+        "llama.cpp's server",
+        [sys.executable, "-c", _SERVE, json.dumps(settings)],
+        health_url=f"http://127.0.0.1:{port}/health",
+        log=log,
+        startup_seconds=STARTUP_SECONDS,
+    ):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"llama.cpp's server did not start:\n{log.read_text(errors='replace')[-4000:]}")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.server_process import server_process
 
 STARTUP_SECONDS = 600
 VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
@@ -50,25 +46,20 @@ def vllm_server(
         for key, value in options.items()
         for part in (f"--{key.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]
-    with log.open("wb") as output:
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
-                *("--host", "127.0.0.1", "--enforce-eager"),
-                *arguments,
-            ],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **VLLM_ENVIRONMENT, **(environment or {})},
-            start_new_session=True,
-        )
-    try:
-        _wait_until_healthy(server, f"http://127.0.0.1:{port}/health", log)
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--host", "127.0.0.1", "--enforce-eager"),
+        *arguments,
+    ]
+    with server_process(
+        "vLLM",
+        command,
+        health_url=f"http://127.0.0.1:{port}/health",
+        log=log,
+        startup_seconds=STARTUP_SECONDS,
+        environment={**VLLM_ENVIRONMENT, **(environment or {})},
+    ):
         yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        # vLLM has child processes of its own: the whole group ends.
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def free_port() -> int:
@@ -76,16 +67,3 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    pytest.fail(f"vLLM did not start:\n{log.read_text(errors='replace')[-4000:]}")
